@@ -1,0 +1,506 @@
+"""The door for any model: `fit_em`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .assignment import Assignment
+from .checkpoint import Checkpoint, Checkpointer, fingerprint_of
+from .drivers.managed import Control, ManagedRun, Progress
+from .model import Block, Model, Summary, e_step_of
+from .result import EMResult
+from .sampling import SAMPLE_ROWS, canonical, draw, merge
+from .schedules import BoundedStaleness, Schedule, Synchronous, named_schedule
+from .schedules.base import check_integer
+from .sharding import Data, Piece, Shard, as_data
+from .statistics import Statistics, tree_sum
+from .stopping import Stopping
+from .transports import Local, Transport, named_transport
+
+__all__ = ["Fit", "fit_em"]
+
+P = TypeVar("P")
+S = TypeVar("S", bound=Statistics)
+
+#: Rows on which the time of an E-step is measured before shards are made.
+_PROBE_ROWS = 2048
+#: Seconds between two checkpoints, unless the user says otherwise.
+_CHECKPOINT_SECONDS = 30.0
+
+
+@dataclasses.dataclass
+class Fit:
+    """A whole fit: survey, starts, EM from each of them, the best one kept.
+
+    See `fit_em` for the parameters.
+    """
+
+    model: Model[Any, Any]
+    data: Data
+    transport: Transport
+    schedule: Schedule | str = "auto"
+    shards: int | str = "auto"
+    hand_out: bool = True
+    stopping: Stopping = dataclasses.field(default_factory=Stopping)
+    n_init: int = 1
+    start: Any = None
+    checkpoint: Any = None
+    checkpoint_seconds: float = _CHECKPOINT_SECONDS
+    resume: Any = None
+    seed: int = 0
+    verbose: int = 0
+    verbose_interval: int = 10
+    callback: Callable[[Progress[Any]], bool | None] | None = None
+    control: Control = dataclasses.field(default_factory=Control)
+
+    async def run(self) -> EMResult[Any]:
+        """Run the fit on the transport, and leave nothing behind on it."""
+        transport = self.transport
+        wanted = None if self.shards == "auto" else int(self.shards)
+        try:
+            self._pieces = await transport.open(self.data, wanted)
+            began = transport.now()
+            self._calls = 0
+            summary = await self._mapreduce(_Survey(self.model))
+            check_summary(summary)
+            self.model.check(summary)
+            self._summary = summary
+            point = self._restore(summary)
+            self._sample = await self._draw_sample()
+            if self.model.prepares:
+                await transport.prepare(self.model, summary)
+            return await self._best_of_starts(point, began)
+        finally:
+            await transport.close()
+
+    # ---------------------------------------------------------- before the loop
+
+    async def _mapreduce(self, fn: Callable[[Any, np.random.Generator], Any]) -> Any:
+        """Apply `fn` to all pieces and add up in the order of the pieces."""
+        self._calls += 1
+        seed = int(np.random.SeedSequence([self.seed, self._calls]).generate_state(1)[0])
+        results = await self.transport.map(fn, seed)
+        total = results[0]
+        for result in results[1:]:
+            total = total + result
+        return total
+
+    async def _draw_sample(self) -> Block:
+        fraction = SAMPLE_ROWS / self._summary.n_rows
+        # up to twice as many are taken whole: only whole data give the same start
+        # for weights and repeated rows
+        whole = fraction >= 0.5
+        blocks = await self._mapreduce(_Draw(1.0 if whole else fraction))
+        sample = merge(blocks)
+        return canonical(sample) if whole else sample
+
+    async def _start(self, rng: np.random.Generator) -> Any:
+        """Let the model find starting parameters, in a thread of its own.
+
+        There, it may wait for what it asks of the workers.
+        """
+        loop = asyncio.get_running_loop()
+
+        def mapreduce(fn: Callable[[Any, np.random.Generator], Any]) -> Any:
+            future = asyncio.run_coroutine_threadsafe(self._mapreduce(fn), loop)
+            return future.result()
+
+        return await asyncio.to_thread(
+            self.model.start, self._summary, self._sample, rng=rng, mapreduce=mapreduce
+        )
+
+    def _make_shards(self, params: Any) -> list[Shard]:
+        """Group pieces into as many shards as the time of an E-step suggests."""
+        pieces = self._pieces
+        workers = max(len(self.transport.workers), 1)
+        if self.shards == "auto" and len(pieces) > workers:
+            seconds = self._probe(params) * self.data.n_rows / workers
+            per_worker = self.transport.shards_per_worker(seconds)
+        else:
+            per_worker = len(pieces)
+        by_owner: dict[str, list[Piece]] = {}
+        for piece in pieces:
+            by_owner.setdefault(piece.owner, []).append(piece)
+        groups: list[Sequence[Piece]] = []
+        for owned in by_owner.values():
+            n = min(per_worker, len(owned))
+            bounds = [len(owned) * k // n for k in range(n + 1)]
+            groups += [owned[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [Shard(i, tuple(group)) for i, group in enumerate(groups)]
+
+    def _probe(self, params: Any) -> float:
+        """Return seconds of an E-step per row, from some rows in this process."""
+        rows = self._sample.rows(slice(0, _PROBE_ROWS))
+        prepared = [self.model.prepare(rows, self._summary)]
+        seconds = float("inf")
+        for _ in range(2):  # the first may compile
+            began = time.perf_counter()
+            e_step_of(self.model, params, prepared)
+            seconds = min(seconds, time.perf_counter() - began)
+        return seconds / rows.n_rows
+
+    # ---------------------------------------------------------------- the loop
+
+    async def _best_of_starts(
+        self, point: Checkpoint | None, began: float
+    ) -> EMResult[Any]:
+        best: EMResult[Any] | None = None
+        seeds = np.random.SeedSequence(self.seed).spawn(self.n_init)
+        for init in range(point.init if point else 0, self.n_init):
+            if point is not None and init == point.init:
+                params = point.params
+            elif self.start is not None:
+                params = self.start
+            else:
+                params = await self._start(np.random.default_rng(seeds[init]))
+            result = await self._maximise(params, init, best, point, began)
+            if best is None or _better(result, best):
+                best = result
+            if result.status in ("deadline", "interrupted"):
+                break
+        assert best is not None
+        if point is not None:
+            best.resumed_from = self._checkpointer.location
+            if point.best is not None and not best.log_likelihood >= (
+                point.best_bound * best.weight
+            ):
+                best = await self._maximise(point.best, self.n_init, None, None, began)
+        return best
+
+    async def _maximise(
+        self,
+        params: Any,
+        init: int,
+        best: EMResult[Any] | None,
+        point: Checkpoint | None,
+        began: float,
+    ) -> EMResult[Any]:
+        transport = self.transport
+        shards = self._make_shards(params)
+        auto: Schedule = BoundedStaleness(max_staleness=4)
+        if isinstance(transport, Local) or len(shards) <= len(transport.workers):
+            auto = Synchronous()
+        schedule = named_schedule(self.schedule, auto=auto)
+        transport.begin(self.model, shards)
+        managed: ManagedRun[Any, Any] = ManagedRun(
+            self.model,
+            params,
+            transport,
+            shards,
+            schedule=schedule,
+            assignment=Assignment(
+                hand_out=self.hand_out,
+                latency=max(transport.round_trip, 1e-4),
+                bandwidth=transport.bandwidth,
+            ),
+            stopping=self.stopping,
+            weight=self._summary.weight,
+            began=began,
+            control=self.control,
+            callback=self._after_m_step(init, best, point),
+        )
+        result = await managed.run()
+        settings = {
+            "model": type(self.model).__name__,
+            "schedule": repr(schedule),
+            "transport": repr(transport),
+            "shards": len(shards),
+            "workers": len(transport.workers),
+            "hand_out": self.hand_out,
+            "tol": self.stopping.tol,
+            "max_iter": self.stopping.max_iter,
+            "seed": self.seed,
+        }
+        if self.verbose:
+            print(
+                f"Initialization {init}: {result.status}, {result.n_m_steps} M-steps, "
+                f"{result.effective_passes:.1f} passes, log-likelihood per row "
+                f"{result.log_likelihood / result.weight:.6g}"
+            )
+        return dataclasses.replace(result, settings=settings)
+
+    def _after_m_step(
+        self, init: int, best: EMResult[Any] | None, point: Checkpoint | None
+    ) -> Callable[[Progress[Any]], bool | None]:
+        """Return what is to be done after every M-step: print, save, call back."""
+        saved = time.monotonic()
+        printed = 0
+        before = point if point is not None and point.init == init else None
+
+        def after(progress: Progress[Any]) -> bool | None:
+            nonlocal saved, printed
+            if self.verbose and progress.version >= printed + self.verbose_interval:
+                printed = progress.version
+                print(
+                    f"  Iteration {progress.version}\t passes "
+                    f"{progress.effective_passes:.1f}\t bound per row "
+                    f"{progress.lower_bound:.6g}\t gain {progress.gain:.3g}"
+                )
+            if (
+                self.checkpoint is not None
+                and time.monotonic() >= saved + self.checkpoint_seconds
+            ):
+                saved = time.monotonic()
+                self._checkpointer.save(
+                    Checkpoint(
+                        params=progress.params,
+                        lower_bound=progress.lower_bound,
+                        version=progress.version + (before.version if before else 0),
+                        effective_passes=progress.effective_passes
+                        + (before.effective_passes if before else 0.0),
+                        init=init,
+                        seed=self.seed,
+                        best=None if best is None else best.params,
+                        best_bound=(
+                            float("-inf")
+                            if best is None
+                            else best.log_likelihood / best.weight
+                        ),
+                    )
+                )
+            return None if self.callback is None else self.callback(progress)
+
+        return after
+
+    # -------------------------------------------------------------- checkpoints
+
+    def _restore(self, summary: Any) -> Checkpoint | None:
+        """Return the checkpoint to go on from, after checking where to write."""
+        if self.checkpoint is None and self.resume is None:
+            return None
+        fingerprint = fingerprint_of(self.model, summary)
+        point = None
+        if self.resume is not None and self.resume is not False:
+            location = self.checkpoint if self.resume is True else self.resume
+            if location is None:
+                raise ValueError(
+                    "resume=True goes on from checkpoint=, which is not set; give "
+                    "the directory as checkpoint=, or as resume= itself."
+                )
+            source = Checkpointer(location, fingerprint)
+            # the first run of a script that always says resume=True has none yet
+            if self.resume is not True or source.exists():
+                point = source.load(self.model)
+                self.seed = point.seed
+            self._checkpointer = source
+        if self.checkpoint is not None:
+            self._checkpointer = Checkpointer(self.checkpoint, fingerprint)
+            if self._checkpointer.exists():
+                self._checkpointer.load(None)  # refuses a foreign one, before any work
+        return point
+
+
+def _better(a: EMResult[Any], b: EMResult[Any]) -> bool:
+    """Whether `a` is the better fit; one without an exact likelihood goes by F."""
+
+    def height(result: EMResult[Any]) -> float:
+        known = result.log_likelihood
+        return result.lower_bound if np.isnan(known) else known
+
+    return bool(height(a) > height(b)) or bool(np.isnan(height(b)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Survey:
+    model: Model[Any, Any]
+
+    def __call__(self, block: Any, rng: np.random.Generator) -> Any:
+        return self.model.survey(block)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    fraction: float
+
+    def __call__(self, block: Any, rng: np.random.Generator) -> list[Block]:
+        return draw(block, rng, self.fraction)
+
+
+def check_summary(summary: Any) -> None:
+    """Raise `ValueError` for data that no model can use.
+
+    NaN or infinity in data that are computed lazily comes to light here, in the one
+    pass before the fit.
+    """
+    if not isinstance(summary, Summary):
+        return
+    if summary.n_nonfinite:
+        raise ValueError(
+            f"Input X contains NaN or infinity in {summary.n_nonfinite} of "
+            f"{summary.n_rows} rows; drop or impute them first."
+        )
+    if summary.n_negative_weights:
+        raise ValueError(
+            f"sample_weight is negative in {summary.n_negative_weights} rows; use 0 "
+            "to leave a row out."
+        )
+    if not summary.weight > 0:
+        raise ValueError("sample_weight is zero everywhere; no row counts.")
+
+
+def fit_em(
+    model: Model[P, S],
+    X: Any,
+    *,
+    y: Any = None,
+    sample_weight: Any = None,
+    dim: Any = None,
+    schedule: Schedule | str = "auto",
+    transport: Transport | str = "auto",
+    shards: int | str = "auto",
+    hand_out: bool = True,
+    tol: float = 1e-3,
+    max_iter: int = 100,
+    deadline: float | None = None,
+    n_init: int = 1,
+    start: P | None = None,
+    checkpoint: Any = None,
+    checkpoint_seconds: float = _CHECKPOINT_SECONDS,
+    resume: Any = None,
+    random_state: Any = None,
+    verbose: int = 0,
+    verbose_interval: int = 10,
+    callback: Callable[[Progress[P]], bool | None] | None = None,
+) -> EMResult[P] | Awaitable[EMResult[P]]:
+    r"""Fit a model by expectation-maximisation.
+
+    EM climbs the bound
+
+    .. math:: F(q, \theta) = \mathrm E_q[\log p(x, z \mid \theta)] + H(q)
+              \le \log p(x \mid \theta)
+
+    by turns in q, shard by shard, and in the parameters θ (Dempster, Laird and Rubin,
+    1977; Neal and Hinton, 1998). F never falls, whatever the schedule.
+
+    Parameters
+    ----------
+    model : Model
+    X : array of shape (n_rows, n_features)
+        NumPy or Dask array (lazy or persisted; unknown chunk sizes are refused),
+        DataFrame of numbers, or `xarray.DataArray`.
+    y : array of shape (n_rows, ...), optional
+        Further columns that the model wants to see beside X.
+    sample_weight : array of shape (n_rows,), optional
+        A weight of 2 is the same as a row that occurs twice.
+    dim : str or sequence of str, optional
+        Sample dimensions of a labelled `X`; the first one by default.
+    schedule : Schedule or str, default="auto"
+        ``"synchronous"``, ``"fraction_barrier"``, ``"bounded_staleness"``,
+        ``"extra_updates"`` or an object from `dask_em.schedules`. The default is
+        synchronous on threads and a bounded staleness on a cluster.
+    transport : Transport or str, default="auto"
+        ``"local"``, ``"futures"``, ``"simulated"`` or an object from
+        `dask_em.transports`. The default is Dask where there is a client, else
+        threads.
+    shards : int or "auto", default="auto"
+        Shards to cut the data into.
+    hand_out : bool, default=True
+        Whether shards may move from slow to fast workers.
+    tol : float, default=1e-3
+        Gain of an effective pass per unit of weight below which the fit has
+        converged.
+    max_iter : int, default=100
+        Effective passes at most: E-steps divided by shards.
+    deadline : float, optional
+        Seconds after which the fit ends with what it has.
+    n_init : int, default=1
+        Starts, of which the best is kept.
+    start : P, optional
+        Parameters to start from, instead of the model's own.
+    checkpoint : str or path, optional
+        Directory, or URL that fsspec understands, to save the state of the fit in.
+    checkpoint_seconds : float, default=30
+        Seconds between two saves.
+    resume : bool or str or path, optional
+        True goes on from `checkpoint` if there is one; a path must hold one.
+    random_state : int, numpy.random.RandomState or None, default=None
+    verbose : int, default=0
+    verbose_interval : int, default=10
+        M-steps between two lines of output.
+    callback : callable, optional
+        Called with a `Progress` after every M-step; returning True ends the fit.
+
+    Returns
+    -------
+    EMResult or awaitable of it
+        An awaitable if the current Dask client is asynchronous.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For input that cannot be fitted, in one sentence that names the remedy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_em import fit_em
+    >>> from dask_em.models.gaussian_mixture import GaussianMixtureModel
+    >>> X = np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]])
+    >>> result = fit_em(GaussianMixtureModel(2), X, random_state=0)
+    >>> result.status
+    'converged'
+    """
+    if not isinstance(model, Model):
+        raise TypeError(
+            "model must be an instance of a subclass of dask_em.Model, got "
+            f"{type(model).__name__}."
+        )
+    if shards != "auto":
+        check_integer("shards", shards, 1)
+    check_integer("n_init", n_init, 1)
+    stopping = Stopping(tol, max_iter, deadline)
+    named_schedule(schedule, auto=Synchronous())
+    channel = named_transport(transport)
+    fit = Fit(
+        model=model,
+        data=as_data(*_arrays(X, y, sample_weight, dim)),
+        transport=channel,
+        schedule=schedule,
+        shards=shards,
+        hand_out=hand_out,
+        stopping=stopping,
+        n_init=n_init,
+        start=start,
+        checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        resume=resume,
+        seed=_seed(random_state),
+        verbose=verbose,
+        verbose_interval=verbose_interval,
+        callback=callback,
+    )
+    return channel.drive(fit.run, fit.control.interrupt)
+
+
+def _arrays(X: Any, y: Any, sample_weight: Any, dim: Any) -> tuple[Any, Any, Any]:
+    """Take labels and frames off."""
+    from . import labels
+
+    if labels.is_labelled(X):
+        X, _ = labels.unwrap(X, dim)
+    elif dim is not None:
+        raise ValueError(
+            "dim= names the sample dimensions of an xarray.DataArray; leave it out "
+            f"for a {type(X).__name__}."
+        )
+    return tuple(_plain(a) for a in (X, y, sample_weight))  # type: ignore[return-value]
+
+
+def _plain(array: Any) -> Any:
+    if hasattr(array, "to_dask_array"):
+        return array.to_dask_array(lengths=True)
+    if hasattr(array, "to_numpy"):
+        return array.to_numpy()
+    return getattr(array, "data", array) if hasattr(array, "dims") else array
+
+
+def _seed(random_state: Any) -> int:
+    from sklearn.utils import check_random_state
+
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
