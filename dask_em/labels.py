@@ -11,6 +11,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -195,8 +196,11 @@ class Labels:
         trailing = values.shape[1:]
         if len(self.shape) == 1 or self.chunks is None:
             return values.reshape((*self.shape, *trailing))
-        from dask.array import reshape_blockwise
+        from dask.array import from_array, reshape_blockwise
 
+        if not is_dask(values):
+            rows = tuple(math.prod(lengths) for lengths in product(*self.chunks))
+            values = from_array(values, chunks=(rows, *trailing))
         return reshape_blockwise(
             values, (*self.shape, *trailing), (*self.chunks, *((n,) for n in trailing))
         )
@@ -331,7 +335,7 @@ def _as_tuple(dim: Hashable | Iterable[Hashable]) -> tuple[Dim, ...]:
 
 def _coords_along(X: Any, dims: tuple[Dim, ...]) -> Any:
     """Return the coordinates that depend on some dimensions alone."""
-    names = [name for name, c in X.coords.items() if c.dims and set(c.dims) <= {*dims}]
+    names = [name for name, c in X.coords.items() if {*c.dims} <= {*dims}]
     return X.coords.to_dataset()[names].coords
 
 

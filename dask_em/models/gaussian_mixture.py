@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 from ..kernels import gaussian as kernels
 from ..model import Block, MapReduce, Model, Summary
@@ -395,10 +395,20 @@ def precisions_cholesky_of(
         raise ValueError(_ILL_DEFINED) from None
     if not np.isfinite(lower).all():
         raise ValueError(_ILL_DEFINED)
-    identity = np.eye(covariances.shape[-1])
     if covariances.ndim == 2:
-        return solve_triangular(lower, identity, lower=True).T
-    return np.stack([solve_triangular(f, identity, lower=True).T for f in lower])
+        return _inverse(lower).T
+    return np.stack([_inverse(factor).T for factor in lower])
+
+
+def _inverse(lower: Array) -> Array:
+    """Invert a triangular matrix.
+
+    LAPACK's own routine: for small matrices the call costs more than the work.
+    """
+    inverse, info = dtrtri(lower, lower=1)
+    if info != 0:
+        raise ValueError(_ILL_DEFINED)
+    return np.asarray(inverse)
 
 
 _ILL_DEFINED = (

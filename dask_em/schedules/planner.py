@@ -285,9 +285,7 @@ class Planner:
                 actions += found
         if any(not w.in_flight for w in workers):
             actions += self._reminder()
-        if not actions:
-            self._check_progress()
-        return actions
+        return actions or self._break_deadlock()
 
     def _next(self, worker: _Worker) -> list[Action]:
         """Return what the worker is to do next, if there is anything."""
@@ -449,14 +447,22 @@ class Planner:
         self._wake = self._now + max(typical * self._rows, self.assignment.latency)
         return [WakeAt(self._wake)]
 
-    def _check_progress(self) -> None:
+    def _break_deadlock(self) -> list[Action]:
+        """Return an M-step if nothing is under way and nothing may start.
+
+        A schedule's bound on staleness can be overdrawn by a verification, which
+        visits every shard; the M-step that is due then makes all shards stale again.
+        """
         if (
-            self._workers
-            and not self._m_step_pending
-            and not any(w.in_flight for w in self._workers.values())
-            and self.ledger.n_current < self.ledger.n_shards
+            not self._workers
+            or self._m_step_pending
+            or self._verifying
+            or any(w.in_flight for w in self._workers.values())
         ):
+            return []
+        if self.ledger.n_unseen:
             raise RuntimeError(
-                f"{self.schedule!r} lets no shard start and no M-step run: its "
-                "may_start must be true for the shard visited least."
+                f"{self.schedule!r} lets no shard start before the first M-step."
             )
+        self._m_step_pending = True
+        return [RunMStep()]
