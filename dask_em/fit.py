@@ -28,8 +28,10 @@ __all__ = ["Fit", "fit_em"]
 P = TypeVar("P")
 S = TypeVar("S", bound=Statistics)
 
-#: Rows on which the time of an E-step is measured before shards are made.
-_PROBE_ROWS = 2048
+#: Rows on which the time of an E-step is measured before shards are made, to begin
+#: with, and seconds that are long enough to tell.
+_PROBE_ROWS = 64
+_PROBE_SECONDS = 0.002
 #: Seconds between two checkpoints, unless the user says otherwise.
 _CHECKPOINT_SECONDS = 30.0
 
@@ -67,8 +69,9 @@ class Fit:
             self._pieces = await transport.open(self.data, wanted)
             began = transport.now()
             self._calls = 0
-            summary = await self._mapreduce(_Survey(self.model))
-            check_summary(summary)
+            summaries = await self._map(_Survey(self.model))
+            check_summaries(summaries, self._pieces)
+            summary = _added(summaries)
             self.model.check(summary)
             self._summary = summary
             point = self._restore(summary)
@@ -81,15 +84,17 @@ class Fit:
 
     # ---------------------------------------------------------- before the loop
 
+    async def _map(
+        self, fn: Callable[[Any, np.random.Generator], Any]
+    ) -> list[Any]:
+        """Apply `fn` to all pieces, with random numbers that depend on the seed."""
+        self._calls += 1
+        seed = np.random.SeedSequence([self.seed, self._calls]).generate_state(1)[0]
+        return await self.transport.map(fn, int(seed))
+
     async def _mapreduce(self, fn: Callable[[Any, np.random.Generator], Any]) -> Any:
         """Apply `fn` to all pieces and add up in the order of the pieces."""
-        self._calls += 1
-        seed = int(np.random.SeedSequence([self.seed, self._calls]).generate_state(1)[0])
-        results = await self.transport.map(fn, seed)
-        total = results[0]
-        for result in results[1:]:
-            total = total + result
-        return total
+        return _added(await self._map(fn))
 
     async def _draw_sample(self) -> Block:
         fraction = SAMPLE_ROWS / self._summary.n_rows
@@ -115,12 +120,13 @@ class Fit:
             self.model.start, self._summary, self._sample, rng=rng, mapreduce=mapreduce
         )
 
-    def _make_shards(self, params: Any) -> list[Shard]:
+    async def _make_shards(self, params: Any) -> list[Shard]:
         """Group pieces into as many shards as the time of an E-step suggests."""
         pieces = self._pieces
         workers = max(len(self.transport.workers), 1)
         if self.shards == "auto" and len(pieces) > workers:
-            seconds = self._probe(params) * self.data.n_rows / workers
+            per_row = await asyncio.to_thread(self._probe, params)
+            seconds = per_row * self.data.n_rows / workers
             per_worker = self.transport.shards_per_worker(seconds)
         else:
             per_worker = len(pieces)
@@ -136,14 +142,19 @@ class Fit:
 
     def _probe(self, params: Any) -> float:
         """Return seconds of an E-step per row, from some rows in this process."""
-        rows = self._sample.rows(slice(0, _PROBE_ROWS))
-        prepared = [self.model.prepare(rows, self._summary)]
-        seconds = float("inf")
-        for _ in range(2):  # the first may compile
-            began = time.perf_counter()
-            e_step_of(self.model, params, prepared)
-            seconds = min(seconds, time.perf_counter() - began)
-        return seconds / rows.n_rows
+        n_rows = min(_PROBE_ROWS, self._sample.n_rows)
+        while True:
+            rows = self._sample.rows(slice(0, n_rows))
+            prepared = [self.model.prepare(rows, self._summary)]
+            seconds = float("inf")
+            for _ in range(2):  # the first may compile
+                began = time.perf_counter()
+                e_step_of(self.model, params, prepared)
+                seconds = min(seconds, time.perf_counter() - began)
+            # enough rows that what a call costs in itself does not count
+            if seconds > _PROBE_SECONDS or rows.n_rows == self._sample.n_rows:
+                return seconds / rows.n_rows
+            n_rows *= 4
 
     # ---------------------------------------------------------------- the loop
 
@@ -182,7 +193,7 @@ class Fit:
         began: float,
     ) -> EMResult[Any]:
         transport = self.transport
-        shards = self._make_shards(params)
+        shards = await self._make_shards(params)
         auto: Schedule = BoundedStaleness(max_staleness=4)
         if isinstance(transport, Local) or len(shards) <= len(transport.workers):
             auto = Synchronous()
@@ -322,25 +333,36 @@ class _Draw:
         return draw(block, rng, self.fraction)
 
 
-def check_summary(summary: Any) -> None:
+def _added(results: Sequence[Any]) -> Any:
+    total = results[0]
+    for result in results[1:]:
+        total = total + result
+    return total
+
+
+def check_summaries(summaries: Sequence[Any], pieces: Sequence[Piece]) -> None:
     """Raise `ValueError` for data that no model can use.
 
     NaN or infinity in data that are computed lazily comes to light here, in the one
     pass before the fit.
     """
-    if not isinstance(summary, Summary):
+    if not all(isinstance(summary, Summary) for summary in summaries):
         return
-    if summary.n_nonfinite:
+    bad = [p for s, p in zip(summaries, pieces, strict=True) if s.n_nonfinite]
+    if bad:
+        rows = sum(s.n_nonfinite for s in summaries)
+        chunks = sorted({part.chunk for piece in bad for part in piece.parts})
+        named = ", ".join(map(str, chunks[:5])) + (", ..." if len(chunks) > 5 else "")
         raise ValueError(
-            f"Input X contains NaN or infinity in {summary.n_nonfinite} of "
-            f"{summary.n_rows} rows; drop or impute them first."
+            f"Input X contains NaN or infinity in {rows} rows, in or near chunk "
+            f"{named}; drop or impute them first."
         )
-    if summary.n_negative_weights:
+    negative = sum(s.n_negative_weights for s in summaries)
+    if negative:
         raise ValueError(
-            f"sample_weight is negative in {summary.n_negative_weights} rows; use 0 "
-            "to leave a row out."
+            f"sample_weight is negative in {negative} rows; use 0 to leave a row out."
         )
-    if not summary.weight > 0:
+    if not sum(s.weight for s in summaries) > 0:
         raise ValueError("sample_weight is zero everywhere; no row counts.")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from ..assignment import Assignment, Backlog
+from ..assignment import Assignment
 from .base import Schedule
 from .events import (
     Action,
@@ -28,6 +26,7 @@ from .events import (
     WorkersChanged,
 )
 from .ledger import Ledger, ShardRecord
+from .roster import Roster, Worker
 
 __all__ = ["Planner"]
 
@@ -35,33 +34,6 @@ __all__ = ["Planner"]
 PATIENCE = 2
 #: An E-step that takes so many times longer than expected is run elsewhere as well.
 STUCK = 4.0
-
-
-@dataclasses.dataclass(slots=True)
-class _Worker:
-    """What the planner knows of a worker.
-
-    `ready` holds the stale shards on it, the stalest first; shards that are current
-    wait in the planner's `_fresh` for the next M-step. `pace` is seconds per row.
-    """
-
-    name: str
-    ready: OrderedDict[int, None] = dataclasses.field(default_factory=OrderedDict)
-    in_flight: OrderedDict[int, float] = dataclasses.field(default_factory=OrderedDict)
-    rows_ready: int = 0
-    pace: float | None = None
-    last_report: float = -1.0
-
-    def push(self, record: ShardRecord, *, front: bool = False) -> None:
-        if record.index not in self.ready:
-            self.ready[record.index] = None
-            self.rows_ready += record.rows
-        if front:
-            self.ready.move_to_end(record.index, last=False)
-
-    def pull(self, record: ShardRecord) -> None:
-        del self.ready[record.index]
-        self.rows_ready -= record.rows
 
 
 class Planner:
@@ -89,18 +61,14 @@ class Planner:
         self.schedule = schedule
         self.assignment = assignment
         self.ledger = Ledger(list(shards))
-        self._workers = {name: _Worker(name) for name in workers}
+        self._roster = Roster(workers, self.ledger.records, assignment)
         self._homeless: list[ShardRecord] = []
         self._fresh: list[ShardRecord] = []
         self._overdue: set[int] = set()
         self._running: dict[int, set[str]] = {r.index: set() for r in shards}
         self._verifying = False
         self._m_step_pending = False
-        self._now = 0.0
         self._wake: float | None = None
-        self._slowest: str | None = None
-        self._until_survey = 0
-        self._rows = sum(r.rows for r in shards) / max(len(shards), 1)
         for record in shards:
             self._return(record)
 
@@ -108,12 +76,12 @@ class Planner:
 
     def begin(self, at: float) -> list[Action]:
         """Return the first actions."""
-        self._now = at
-        return self._fill(list(self._workers.values()))
+        self._roster.now = at
+        return self._fill(list(self._roster))
 
     def handle(self, event: Event) -> list[Action]:
         """Take in one event and return what is to be done."""
-        self._now = max(self._now, event.at)
+        self._roster.now = max(self._roster.now, event.at)
         match event:
             case StatsArrived():
                 return self._arrived(event)
@@ -215,12 +183,12 @@ class Planner:
         if not self._stale(record):
             self._fresh.append(record)
             return
-        worker = self._workers.get(record.holder)
+        worker = self._roster.get(record.holder)
         if worker is None:  # its holder is gone: the one with the least to do takes it
-            if not self._workers:
+            if not len(self._roster):
                 self._homeless.append(record)
                 return
-            worker = min(self._workers.values(), key=lambda w: w.rows_ready)
+            worker = self._roster.least_busy()
             record.holder = worker.name
         worker.push(record, front=front)
 
@@ -231,28 +199,19 @@ class Planner:
         """
         live = name in self._running[shard]
         self._running[shard].discard(name)
-        worker = self._workers.get(name)
+        worker = self._roster.get(name)
         if worker is None:
             return live
         issued = worker.in_flight.pop(shard, None)
         if reported and issued is not None:
-            # the time since its last report, if it was busy since: what a user of
-            # this worker really waits for, the network included
-            began = max(issued, worker.last_report)
-            pace = (self._now - began) / max(self.ledger.records[shard].rows, 1)
-            worker.pace = pace if worker.pace is None else (worker.pace + pace) / 2
-        worker.last_report = self._now
+            self._roster.learn(worker, shard, issued)
+        worker.last_report = self._roster.now
         return live
 
     def _replan(self, names: Iterable[str]) -> list[Action]:
         """Adopt newcomers; give the shards of those who left to others."""
-        names = list(names)
-        gone = [w for w in self._workers.values() if w.name not in names]
-        for name in names:
-            self._workers.setdefault(name, _Worker(name))
         orphans, self._homeless = self._homeless, []
-        for worker in gone:
-            del self._workers[worker.name]
+        for worker in self._roster.adopt(names):
             orphans += [self.ledger.records[i] for i in worker.ready]
             for shard in worker.in_flight:
                 if worker.name in self._running[shard]:
@@ -260,25 +219,21 @@ class Planner:
                     orphans.append(self.ledger.records[shard])
         for record in orphans:
             self._return(record)
-        self._slowest = None
-        self._until_survey = 0
         return self._fill_hungry()
 
     # --------------------------------------------------------------- dispatch
 
     def _fill_one(self, name: str) -> list[Action]:
-        worker = self._workers.get(name)
+        worker = self._roster.get(name)
         return [] if worker is None else self._fill([worker])
 
     def _fill_hungry(self) -> list[Action]:
-        return self._fill(
-            [w for w in self._workers.values() if len(w.in_flight) < self._depth(w)]
-        )
+        return self._fill(self._roster.hungry())
 
-    def _fill(self, workers: list[_Worker]) -> list[Action]:
+    def _fill(self, workers: list[Worker]) -> list[Action]:
         actions: list[Action] = []
         for worker in workers:
-            while len(worker.in_flight) < self._depth(worker):
+            while len(worker.in_flight) < self._roster.depth(worker):
                 found = self._next(worker)
                 if not found:
                     break
@@ -287,7 +242,7 @@ class Planner:
             actions += self._reminder()
         return actions or self._break_deadlock()
 
-    def _next(self, worker: _Worker) -> list[Action]:
+    def _next(self, worker: Worker) -> list[Action]:
         """Return what the worker is to do next, if there is anything."""
         mine = self._front(worker)
         donor = self._donor(worker, idle=mine is None)
@@ -308,26 +263,26 @@ class Planner:
         return self._relieve(worker) or self._extra(worker)
 
     def _issue(
-        self, record: ShardRecord, worker: _Worker, *, extra: bool = False
+        self, record: ShardRecord, worker: Worker, *, extra: bool = False
     ) -> RunEStep:
-        worker.in_flight[record.index] = self._now
+        worker.in_flight[record.index] = self._roster.now
         self._running[record.index].add(worker.name)
         return RunEStep(
             record.index, worker.name, self.ledger.version, extra
         )
 
-    def _front(self, worker: _Worker) -> ShardRecord | None:
+    def _front(self, worker: Worker) -> ShardRecord | None:
         """Return the stalest shard on a worker, if it may start."""
         for index in worker.ready:
             record = self.ledger.records[index]
             return record if self._admissible(record) else None
         return None
 
-    def _relieve(self, worker: _Worker) -> list[Action]:
+    def _relieve(self, worker: Worker) -> list[Action]:
         """Take over an E-step that waits, or is stuck, on a slow worker."""
         if not self.assignment.hand_out:
             return []
-        donor = self._longest(worker)
+        donor = self._roster.longest(worker)
         if donor is None or not donor.in_flight:
             return []
         index, issued = next(reversed(donor.in_flight.items()))
@@ -338,8 +293,10 @@ class Planner:
             or not self._stale(record)
         ):
             return []
-        mine = self._pace(worker) * record.rows
-        if not self.assignment.pays(self._backlog(donor), mine, record.nbytes):
+        mine = self._roster.seconds(worker, record)
+        if not self.assignment.pays(
+            self._roster.backlog(donor), mine, record.nbytes
+        ):
             return []
         if len(donor.in_flight) > 1:
             del donor.in_flight[index]
@@ -350,8 +307,8 @@ class Planner:
                 Move(index, donor.name, worker.name),
                 self._issue(record, worker),
             ]
-        elapsed = self._now - max(issued, donor.last_report)
-        typical = self._typical_pace()
+        elapsed = self._roster.elapsed(donor, issued)
+        typical = self._roster.typical_pace()
         if typical is None or elapsed < STUCK * typical * record.rows:
             return []
         if len(self._running[index]) > 1:
@@ -360,91 +317,50 @@ class Planner:
         record.holder = worker.name
         return [Move(index, donor.name, worker.name), self._issue(record, worker)]
 
-    def _extra(self, worker: _Worker) -> list[Action]:
+    def _extra(self, worker: Worker) -> list[Action]:
         """Let a worker that would wait make extra updates on a shard of its own."""
         if type(self.schedule).extra_update is Schedule.extra_update:
             return []
         if self._verifying or self._m_step_pending or self.ledger.n_unseen:
             return []
+        slowest = self._roster.longest(worker)
         for i, record in enumerate(self._fresh):
             if record.holder == worker.name:
+                seconds = self._roster.seconds(worker, record)
+                if slowest is None or self._roster.backlog(slowest) < seconds:
+                    return []  # the wait is over before the update would be
                 if self.schedule.extra_update(self.ledger, record):
                     del self._fresh[i]
                     record.extra += 1
                     return [self._issue(record, worker, extra=True)]
         return []
 
-    # ------------------------------------------------------------------ paces
-
-    def _depth(self, worker: _Worker) -> int:
-        if worker.pace is None:
-            return self.assignment.depth(None)
-        return self.assignment.depth(worker.pace * self._rows)
-
-    def _typical_pace(self) -> float | None:
-        paces = sorted(w.pace for w in self._workers.values() if w.pace is not None)
-        return paces[len(paces) // 2] if paces else None
-
-    def _pace(self, worker: _Worker) -> float:
-        """Return seconds per row, allowing for the time that its E-step takes now."""
-        pace = worker.pace
-        if pace is None:
-            pace = self._typical_pace() or 0.0
-        for index, issued in worker.in_flight.items():
-            elapsed = self._now - max(issued, worker.last_report)
-            pace = max(pace, elapsed / max(self.ledger.records[index].rows, 1))
-            break
-        return pace
-
-    def _backlog(self, worker: _Worker) -> float:
-        rows = worker.rows_ready + sum(
-            self.ledger.records[i].rows for i in worker.in_flight
-        )
-        return self._pace(worker) * rows
-
-    def _longest(self, asking: _Worker) -> _Worker | None:
-        """Return the worker with the longest backlog.
-
-        All workers are compared once in a while only, so that a thousand of them
-        stay cheap; in between the one found last is asked.
-        """
-        if len(self._workers) < 2:
-            return None
-        self._until_survey -= 1
-        if self._until_survey < 0 or self._slowest not in self._workers:
-            self._until_survey = len(self._workers) // 8
-            found = self.assignment.longest(
-                Backlog(w.name, self._backlog(w)) for w in self._workers.values()
-            )
-            self._slowest = None if found is None else found.worker
-        if self._slowest is None or self._slowest == asking.name:
-            return None
-        return self._workers[self._slowest]
-
-    def _donor(self, worker: _Worker, *, idle: bool) -> _Worker | None:
+    def _donor(self, worker: Worker, *, idle: bool) -> Worker | None:
         """Return a worker from which taking a shard over pays, if there is one."""
         if not self.assignment.hand_out:
             return None
         if worker.pace is None and not idle:
             return None
-        donor = self._longest(worker)
+        donor = self._roster.longest(worker)
         if donor is None:
             return None
         record = self._front(donor)
         if record is None:
             return None
-        mine = self._backlog(worker) + self._pace(worker) * record.rows
-        pays = self.assignment.pays(self._backlog(donor), mine, record.nbytes)
+        mine = self._roster.backlog(worker) + self._roster.seconds(worker, record)
+        pays = self.assignment.pays(
+            self._roster.backlog(donor), mine, record.nbytes
+        )
         return donor if pays else None
 
     def _reminder(self) -> list[Action]:
         """Ask to be woken while somebody idles that could relieve somebody else."""
-        typical = self._typical_pace()
+        typical = self._roster.typical_seconds()
         if not self.assignment.hand_out or self._wake is not None or typical is None:
             return []
-        if not any(w.in_flight for w in self._workers.values()):
+        if not self._roster.busy:
             return []
-        self._wake = self._now + max(typical * self._rows, self.assignment.latency)
+        self._wake = self._roster.now + max(typical, self.assignment.latency)
         return [WakeAt(self._wake)]
 
     def _break_deadlock(self) -> list[Action]:
@@ -454,10 +370,10 @@ class Planner:
         visits every shard; the M-step that is due then makes all shards stale again.
         """
         if (
-            not self._workers
+            not len(self._roster)
             or self._m_step_pending
             or self._verifying
-            or any(w.in_flight for w in self._workers.values())
+            or self._roster.busy
         ):
             return []
         if self.ledger.n_unseen:

@@ -1,0 +1,92 @@
+"""The examples do what the documentation says of them."""
+
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dask_em import EMResult, fit_em
+from dask_em.testing import SCHEDULES, assert_monotone, check_model
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def exponential_mixture():
+    """Import the example by its path, under its own name, as pickle needs it."""
+    name = "exponential_mixture"
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def waits():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.exponential(1.0, 2000), rng.exponential(10.0, 2000)])
+    return rng.permutation(X).reshape(-1, 1)
+
+
+def test_own_model_is_short():
+    lines = (EXAMPLES / "exponential_mixture.py").read_text().splitlines()
+    assert len(lines) < 40
+
+
+def test_own_model_passes_the_checks(exponential_mixture, waits):
+    check_model(exponential_mixture.Exponentials(2), waits[:400])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("transport", ["local", "simulated"])
+def test_own_model_finds_the_rates(exponential_mixture, waits, schedule, transport):
+    result = fit_em(
+        exponential_mixture.Exponentials(2),
+        waits,
+        schedule=schedule,
+        transport=transport,
+        shards=7,
+        tol=1e-10,
+        max_iter=3000,
+    )
+    assert isinstance(result, EMResult)
+    assert_monotone(result)
+    np.testing.assert_allclose(np.sort(result.params.rates), [0.1, 1.0], rtol=0.1)
+    # the likelihood, from the density itself
+    p = result.params
+    density = (p.weights * p.rates * np.exp(-waits * p.rates)).sum(axis=1)
+    np.testing.assert_allclose(result.log_likelihood, np.log(density).sum(), rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_quickstart(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace = runpy.run_path(str(EXAMPLES / "quickstart.py"))
+    X = namespace["load"]()
+    local = namespace["on_threads"](X)
+    assert local.converged_
+    # the cluster part pickles what the script defines, so it runs as a script
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "quickstart.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = {
+        line.split()[0]: float(line.split()[1])
+        for line in done.stdout.splitlines()
+        if line.startswith(("synchronous", "fraction_barrier"))
+    }
+    assert rows.keys() == {"synchronous", "fraction_barrier"}
+    for likelihood in rows.values():
+        assert likelihood == pytest.approx(local.result_.log_likelihood, rel=1e-6)
+    assert (tmp_path / "quickstart_bound.png").stat().st_size > 10_000
