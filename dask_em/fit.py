@@ -165,9 +165,9 @@ class Fit:
         seeds = np.random.SeedSequence(self.seed).spawn(self.n_init)
         for init in range(point.init if point else 0, self.n_init):
             if point is not None and init == point.init:
-                params = point.params
+                params = self.model.adopt(point.params, self._summary)
             elif self.start is not None:
-                params = self.start
+                params = self.model.adopt(self.start, self._summary)
             else:
                 params = await self._start(np.random.default_rng(seeds[init]))
             result = await self._maximise(params, init, best, point, began)
@@ -181,7 +181,8 @@ class Fit:
             if point.best is not None and not best.log_likelihood >= (
                 point.best_bound * best.weight
             ):
-                best = await self._maximise(point.best, self.n_init, None, None, began)
+                params = self.model.adopt(point.best, self._summary)
+                best = await self._maximise(params, self.n_init, None, None, began)
         return best
 
     async def _maximise(
@@ -217,6 +218,15 @@ class Fit:
             callback=self._after_m_step(init, best, point),
         )
         result = await managed.run()
+        if result.n_m_steps:
+            progress = Progress(
+                result.n_m_steps,
+                result.effective_passes,
+                result.lower_bound / result.weight,
+                float("nan"),
+                result.params,
+            )
+            await transport.consult(lambda: self._save(progress, init, best, point))
         settings = {
             "model": type(self.model).__name__,
             "schedule": repr(schedule),
@@ -238,11 +248,12 @@ class Fit:
 
     def _after_m_step(
         self, init: int, best: EMResult[Any] | None, point: Checkpoint | None
-    ) -> Callable[[Progress[Any]], bool | None]:
+    ) -> Callable[[Progress[Any]], bool | None] | None:
         """Return what is to be done after every M-step: print, save, call back."""
+        if not self.verbose and self.checkpoint is None:
+            return self.callback
         saved = time.monotonic()
         printed = 0
-        before = point if point is not None and point.init == init else None
 
         def after(progress: Progress[Any]) -> bool | None:
             nonlocal saved, printed
@@ -253,31 +264,41 @@ class Fit:
                     f"{progress.effective_passes:.1f}\t bound per row "
                     f"{progress.lower_bound:.6g}\t gain {progress.gain:.3g}"
                 )
-            if (
-                self.checkpoint is not None
-                and time.monotonic() >= saved + self.checkpoint_seconds
-            ):
+            if time.monotonic() >= saved + self.checkpoint_seconds:
                 saved = time.monotonic()
-                self._checkpointer.save(
-                    Checkpoint(
-                        params=progress.params,
-                        lower_bound=progress.lower_bound,
-                        version=progress.version + (before.version if before else 0),
-                        effective_passes=progress.effective_passes
-                        + (before.effective_passes if before else 0.0),
-                        init=init,
-                        seed=self.seed,
-                        best=None if best is None else best.params,
-                        best_bound=(
-                            float("-inf")
-                            if best is None
-                            else best.log_likelihood / best.weight
-                        ),
-                    )
-                )
+                self._save(progress, init, best, point)
             return None if self.callback is None else self.callback(progress)
 
         return after
+
+    def _save(
+        self,
+        progress: Progress[Any],
+        init: int,
+        best: EMResult[Any] | None,
+        point: Checkpoint | None,
+    ) -> None:
+        """Write a checkpoint, if one is wanted."""
+        if self.checkpoint is None:
+            return
+        before = point if point is not None and point.init == init else None
+        self._checkpointer.save(
+            Checkpoint(
+                params=progress.params,
+                lower_bound=progress.lower_bound,
+                version=progress.version + (before.version if before else 0),
+                effective_passes=progress.effective_passes
+                + (before.effective_passes if before else 0.0),
+                init=init,
+                seed=self.seed,
+                best=None if best is None else best.params,
+                best_bound=(
+                    float("-inf")
+                    if best is None
+                    else best.log_likelihood / best.weight
+                ),
+            )
+        )
 
     # -------------------------------------------------------------- checkpoints
 
@@ -505,13 +526,15 @@ def _arrays(X: Any, y: Any, sample_weight: Any, dim: Any) -> tuple[Any, Any, Any
     from . import labels
 
     if labels.is_labelled(X):
-        X, _ = labels.unwrap(X, dim)
+        X, names = labels.unwrap(X, dim)
+        if labels.is_labelled(sample_weight):
+            sample_weight = names.flatten(sample_weight)
     elif dim is not None:
         raise ValueError(
             "dim= names the sample dimensions of an xarray.DataArray; leave it out "
             f"for a {type(X).__name__}."
         )
-    return tuple(_plain(a) for a in (X, y, sample_weight))  # type: ignore[return-value]
+    return _plain(X), _plain(y), _plain(sample_weight)
 
 
 def _plain(array: Any) -> Any:

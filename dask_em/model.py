@@ -127,8 +127,9 @@ class Summary:
             X, w = X[finite], w[finite]
         weight = float(w.sum())
         if weight != 0:
-            # two steps, so that a large common offset does not cancel
-            shift = X[0]
+            # two steps, so that a large common offset does not cancel; from a row that
+            # counts, since one of weight 0 may hold anything
+            shift = X[np.abs(w).argmax()]
             mean = shift + w @ (X - shift) / weight
             scatter = w @ np.square(X - mean)
         else:
@@ -234,6 +235,13 @@ class Model(ABC, Generic[P, S]):
             ``mapreduce(fn)`` applies ``fn(prepared, rng)`` to all of the data and
             adds up what it returns.
         """
+
+    def adopt(self, params: P, summary: Any) -> P:
+        """Fit parameters that were found elsewhere to the data at hand.
+
+        Called where a fit begins at given parameters instead of `start`'s.
+        """
+        return params
 
     @abstractmethod
     def e_step(self, params: P, prepared: Any, local: Any = None) -> tuple[S, Any]:

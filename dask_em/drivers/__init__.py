@@ -1,0 +1,1 @@
+"""The loops that connect model, schedule and transport."""

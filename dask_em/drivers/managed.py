@@ -301,7 +301,7 @@ class ManagedRun(Generic[P, S]):
         )
         self._counts = dict.fromkeys(self._counts, 0)
         actions = list(self._planner.handle(MStepDone(self.version, now)))
-        stop = self._stop(gain, after)
+        stop = await self._stop(gain, after)
         if stop is not None:
             self._ending = stop
             # what was planned at free will is superseded by the sweep
@@ -326,13 +326,16 @@ class ManagedRun(Generic[P, S]):
 
     # ------------------------------------------------------------- the end
 
-    def _stop(self, gain: float, bound: float) -> tuple[Status, str] | None:
+    async def _stop(self, gain: float, bound: float) -> tuple[Status, str] | None:
         """Return why the fit should end, if it should."""
         passes = self._gain.passes
         progress = Progress(
             self.version, passes, bound / self.weight, gain, self.params
         )
-        if self.callback is not None and self.callback(progress):
+        callback = self.callback
+        if callback is not None and await self.transport.consult(
+            lambda: callback(progress)
+        ):
             return "callback", "a callback asked for it"
         if gain < self.stopping.tol:
             return "converged", (

@@ -6,10 +6,13 @@ import copy
 import dataclasses
 import inspect
 import math
+import os
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +20,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from ..drivers.managed import Progress
 from ..fit import fit_em
@@ -92,7 +96,7 @@ class Table:
             Lazy where the rows are, and with the same chunks.
         """
         if not self.lazy:
-            return function(self.X)
+            return _over_tiles(function, self.X, _n_threads())
         import dask
 
         flat = n_columns is None
@@ -120,7 +124,60 @@ def _apply(block: Any, function: Callable[[Any], Any]) -> Any:
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float64)
     assert_all_finite(rows, input_name="X")
-    return function(rows)
+    return _over_tiles(function, rows, n_threads=1)
+
+
+def _over_tiles(function: Callable[[Any], Any], X: Any, n_threads: int) -> Any:
+    """Apply a function to some rows at a time.
+
+    So what it needs in between is small; and threads work on tiles of their own, as
+    BLAS's threads on ever so small products would mostly wait for each other.
+    """
+    if len(X) <= _TILE // 8:
+        return function(X)
+    tiles = [X[i : i + _TILE] for i in range(0, len(X), _TILE)]
+    with _ONE_BLAS_THREAD:
+        if n_threads == 1:
+            return np.concatenate([function(tile) for tile in tiles])
+        with ThreadPoolExecutor(n_threads) as pool:
+            return np.concatenate(list(pool.map(function, tiles)))
+
+
+_TILE = 16_384
+
+
+def _n_threads() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+class _OneBlasThread:
+    """Keeps BLAS from starting threads while anybody is inside.
+
+    The limit holds for the process, so the first one in sets it and the last one out
+    lifts it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limits = threadpool_limits(1, "blas")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limits.restore_original_limits()
+
+
+_ONE_BLAS_THREAD = _OneBlasThread()
 
 
 class EMEstimator(CallbackSupportMixin, BaseEstimator):
@@ -129,12 +186,6 @@ class EMEstimator(CallbackSupportMixin, BaseEstimator):
     A subclass turns its parameters into a `Model`, passes it to `_fit_model`, and says
     in `_attributes_of` which fitted attributes a model's parameters amount to.
     """
-
-    _doc_link_module = "dask_em"
-    _doc_link_template = (
-        "https://dask-em.readthedocs.io/en/stable/generated/"
-        "dask_em.{estimator_name}.html"
-    )
 
     def _attributes_of(self, params: Any, table: Table) -> Mapping[str, Any]:
         """Return the fitted attributes that come from a model's parameters."""

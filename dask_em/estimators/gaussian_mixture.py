@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,7 +217,7 @@ class GaussianMixture(DensityMixin, EMEstimator):
 
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, dim: Any = None
-    ) -> Self | Awaitable[Self]:
+    ) -> Any:
         """Fit the mixture.
 
         Parameters
@@ -412,9 +412,7 @@ class GaussianMixture(DensityMixin, EMEstimator):
         )
         return table.wrap(values, name)
 
-    def score(
-        self, X: Any, y: Any = None, sample_weight: Any = None
-    ) -> float | Awaitable[float]:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Return the mean log-likelihood of rows.
 
         Parameters
@@ -435,7 +433,7 @@ class GaussianMixture(DensityMixin, EMEstimator):
             table, self._log_density(), lambda total, weight: total / weight
         )
 
-    def aic(self, X: Any) -> float | Awaitable[float]:
+    def aic(self, X: Any) -> Any:
         """Return Akaike's information criterion for some rows; less is better.
 
         Parameters
@@ -453,7 +451,7 @@ class GaussianMixture(DensityMixin, EMEstimator):
             table, self._log_density(), lambda total, n_rows: penalty - 2 * total
         )
 
-    def bic(self, X: Any) -> float | Awaitable[float]:
+    def bic(self, X: Any) -> Any:
         """Return the Bayesian information criterion for some rows; less is better.
 
         Parameters

@@ -193,6 +193,14 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
             )
         return params
 
+    def adopt(
+        self, params: GaussianMixtureParams, summary: Summary
+    ) -> GaussianMixtureParams:
+        """Take moments about points near these data and these means."""
+        return dataclasses.replace(
+            params, reference=params.means.copy(), origin=np.array(summary.mean)
+        )
+
     def _centres(
         self,
         sample: Block,

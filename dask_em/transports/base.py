@@ -145,6 +145,10 @@ class Transport(ABC):
     async def call(self, fn: Callable[[], R]) -> R:
         """Run the M-step, without blocking what must not be blocked."""
 
+    async def consult(self, fn: Callable[[], R]) -> R:
+        """Run a user's function, which may take its time or use this transport."""
+        return fn()
+
     @abstractmethod
     def cancel(self) -> None:
         """Drop every E-step in flight; none of them is reported any more."""

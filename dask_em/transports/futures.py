@@ -52,6 +52,8 @@ logger = logging.getLogger("dask_em")
 _PIECES = 16
 #: Seconds that an E-step should take at least, to be worth a task.
 _GRAIN = 0.05
+#: Reports per second that one client and scheduler handle with ease.
+_RATE = 150.0
 #: Size in bytes below which parameters travel inside the task.
 _SMALL = 64_000
 #: Seconds between two looks at which workers there are.
@@ -393,8 +395,12 @@ class Futures(Transport):
         return float(parse_bytes(dask.config.get("distributed.scheduler.bandwidth")))
 
     def shards_per_worker(self, seconds: float) -> int:
-        """Return as many as keep an E-step above some 50 ms, up to 16."""
-        return int(np.clip(seconds / _GRAIN, 1, _PIECES))
+        """Return as many as keep an E-step above some 50 ms, up to 16.
+
+        With many workers it is fewer, lest the manager be flooded with reports.
+        """
+        by_rate = seconds * _RATE / len(self._slots)
+        return int(np.clip(min(seconds / _GRAIN, by_rate), 1, _PIECES))
 
     def submit(self, e_step: EStep) -> None:
         """Send out a task."""
@@ -523,6 +529,10 @@ class Futures(Transport):
         result = fn() if self._quick else await asyncio.to_thread(fn)
         self._quick = time.perf_counter() - began < 0.02
         return result
+
+    async def consult(self, fn: Callable[[], R]) -> R:
+        """Run it in a thread: it may want the client's loop for itself."""
+        return await asyncio.to_thread(fn)
 
     def cancel(self) -> None:
         """Let go of all tasks under way."""

@@ -62,6 +62,10 @@ class Local(Transport):
         """Return the call that makes it."""
         return f"Local({'' if self.n_workers is None else self.n_workers})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave threads and data behind."""
+        return {"n_workers": self.n_workers}
+
     async def open(self, data: Data, n_shards: int | None) -> list[Piece]:
         """Cut the data into views and start the threads."""
         cores = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count() or 1

@@ -7,7 +7,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
-from dask_em.kernels import gaussian
+from dask_em.kernels import elementary, gaussian, simd
 
 E_STEPS = {
     "full": gaussian.full_e_step,
@@ -222,6 +222,20 @@ def test_moments_are_about_the_exact_means(kind):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_tied_rows_and_means_meet_the_same_factor(dtype):
+    """A row at its mean is at no distance, however far from the origin both are."""
+    # Powers of two, so that the projections are as exact as the rounded factor.
+    means = np.array([[2.0**24, -(2.0**25)]])
+    parameters = (np.zeros(1), means, np.diag([1 / 3, 1 / 7]))
+    X = np.repeat(means, 10, axis=0).astype(dtype)
+    expected = -10 * (np.log(21) + np.log(2 * np.pi))
+    actual = gaussian.tied_e_step(X, None, np.zeros(2), *parameters)[-1]
+    assert actual == pytest.approx(expected, rel=TOLERANCE[dtype])
+    log_prob = gaussian.weighted_log_prob(X, np.zeros(2), *parameters, "tied")
+    assert log_prob.sum() == pytest.approx(expected, rel=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", TYPES)
 def test_weight_two_equals_repeated_row(kind, dtype):
     X, _, *parameters = make_problem(kind, n=200, dtype=dtype)
@@ -288,16 +302,16 @@ def test_rejects_other_dtypes():
         gaussian.full_e_step(X.astype(int), None, X[0], *parameters)
 
 
-@njit(fastmath=gaussian._FASTMATH)
+@njit(fastmath=simd.FASTMATH)
 def apply_exp(x, result):
     for i in range(x.size):
-        result[i] = gaussian._exp(x[i])
+        result[i] = elementary.exp(x[i])
 
 
-@njit(fastmath=gaussian._FASTMATH)
+@njit(fastmath=simd.FASTMATH)
 def apply_log(x, result):
     for i in range(x.size):
-        result[i] = gaussian._log(x[i])
+        result[i] = elementary.log(x[i])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
