@@ -53,8 +53,8 @@ SIDES = {
 }
 TINY = 1000
 SHORT = 2
-#: Arithmetic that makes a long fit long enough to be timed, at 4 to 100 iterations.
-LONG_FLOPS = 2e11
+#: Arithmetic that makes a long fit long enough to be timed, at 4 to 25 iterations.
+LONG_FLOPS = 1e11
 MB = 2**20
 
 
@@ -75,7 +75,7 @@ class Case:
 
     @property
     def iterations(self) -> int:
-        return int(np.clip(LONG_FLOPS / self.flops, 4, 100))
+        return int(np.clip(LONG_FLOPS / self.flops, 4, 25))
 
     @property
     def megabytes(self) -> float:
@@ -258,7 +258,7 @@ def parse_arguments():
     parser.add_argument("--types", nargs="+", default=["full", "diag"])
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"])
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
-    parser.add_argument("--repeats", type=int, default=2, help="the fastest counts")
+    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
     parser.add_argument("--workers", type=int, default=2, help="of the cluster")
     parser.add_argument("--chunks", type=int, default=16, help="of the Dask array")
     return parser.parse_args()

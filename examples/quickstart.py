@@ -21,8 +21,14 @@ from sklearn.decomposition import PCA
 from dask_em import GaussianMixture
 from dask_em.models.gaussian_mixture import GaussianMixtureModel
 from dask_em.plotting import plot_bound
+from dask_em.schedules import FractionBarrier, Synchronous
 
 N_WORKERS = 4
+SCHEDULES = {
+    "synchronous": Synchronous(),
+    # an M-step after every second of the 16 shards
+    "fraction_barrier": FractionBarrier(gamma=1 / 8),
+}
 
 
 class Pace(WorkerPlugin):
@@ -59,7 +65,7 @@ def load() -> np.ndarray:
 def mixture(**settings) -> GaussianMixture:
     """All fits begin at the same start and are pursued to the same precision."""
     return GaussianMixture(
-        10, reg_covar=1e-3, tol=1e-7, max_iter=500, random_state=0, **settings
+        10, reg_covar=1e-3, tol=1e-7, max_iter=500, random_state=3, **settings
     )
 
 
@@ -75,7 +81,7 @@ def on_a_cluster(X: np.ndarray) -> dict[str, GaussianMixture]:
     fits = {}
     with (
         LocalCluster(
-            n_workers=N_WORKERS, threads_per_worker=1, dashboard_address=None
+            n_workers=N_WORKERS, threads_per_worker=1, dashboard_address=":0"
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -83,8 +89,8 @@ def on_a_cluster(X: np.ndarray) -> dict[str, GaussianMixture]:
         D = client.persist(da.from_array(X, chunks=(100, X.shape[1])))
         # the first fit on a cluster loads compiled code; leave that out
         mixture(schedule="synchronous").set_params(max_iter=2, tol=1e9).fit(D)
-        for schedule in ("synchronous", "fraction_barrier"):
-            fits[schedule] = mixture(schedule=schedule, shards=32).fit(D)
+        for name, schedule in SCHEDULES.items():
+            fits[name] = mixture(schedule=schedule, shards=16).fit(D)
     return fits
 
 

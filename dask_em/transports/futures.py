@@ -8,7 +8,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import numpy as np
 from dask.sizeof import sizeof
 from distributed import (
     Client,
+    Future,
     KilledWorker,
     futures_of,
     get_client,
@@ -58,6 +59,18 @@ _RATE = 150.0
 _SMALL = 64_000
 #: Seconds between two looks at which workers there are.
 _LOOK = 0.4
+#: Seconds without a heartbeat after which a worker's data are fetched elsewhere.
+_SILENCE = 4.0
+#: Seconds without an answer after which the scheduler counts as gone.
+_SCHEDULER_GONE = 30.0
+#: Seconds after which a result is fetched by itself, not with those of others.
+_HUNG = 3.0
+#: Moves of a piece before it is made anew: Dask keeps the whole chain of copies.
+_CHAIN = 8
+#: Bytes sent from this process in one message.
+_BATCH = 64_000_000
+#: Losses of the same task before the fit, still without a loop, gives up.
+_ATTEMPTS = 10
 #: Errors that are the cluster's, not the model's.
 _LOST = (
     KilledWorker,
@@ -65,13 +78,23 @@ _LOST = (
     CancelledError,
     asyncio.CancelledError,
     CommClosedError,
-    ConnectionError,
+    OSError,
 )
 
 
 @sizeof.register(Block)
 def _sizeof_block(block: Block) -> int:
     return block.nbytes
+
+
+@dataclasses.dataclass(eq=False)
+class _Flight:
+    """An E-step under way: the asyncio task that looks after it, and Dask's."""
+
+    e_step: EStep
+    since: float
+    task: asyncio.Task[None] | None = None
+    future: Any = None
 
 
 class Futures(Transport):
@@ -141,47 +164,99 @@ class Futures(Transport):
         with span(f"dask_em-{self._fit}"):
             # closing and opening a span makes a second one: keep what it annotates
             self._span = dask.get_annotations()["span"]
-        self._events: asyncio.Queue[TransportEvent] = asyncio.Queue()
-        self._in_flight: dict[tuple[int, str], tuple[asyncio.Task[None], Any]] = {}
+        self._events: asyncio.Queue[TransportEvent | None] = asyncio.Queue()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._in_flight: dict[tuple[int, str], _Flight] = {}
         self._params: dict[int, Any] = {}
         self._serial = itertools.count()
         self._quick = True
         self._states_kept = False
         self._data = data
-        self._piece_futures: list[Any] = []
+        self._pieces: list[Piece] = []
+        self._held: list[Any] = []
+        self._moves: list[int] = []
+        self._mending = asyncio.Lock()
+        self._silent: frozenset[str] = frozenset()
+        self._usable: set[str] = set()
+        self._prepare: tuple[Any, Any] | None = None
+        self._slots: tuple[str, ...] = ()
+        self._spawn(self._watch_workers())
         self._slots = await self._wait_for_workers()
         await self._check_versions()
-        resident = data.nbytes <= await self._room()
+        self._persisted = isinstance(data, DaskData) and any(
+            futures_of(a) for a in data.arrays if a is not None
+        )
+        resident = self._persisted or data.nbytes <= await self._room()
+        wanted = n_shards or len(self._slots) * _PIECES
         chunks: list[tuple[Any, Any, Any]] | None = None
         owners: list[str] | None = None
         if isinstance(data, DaskData) and resident:
             chunks = await self._persist(data)
             owners = await self._owners([triple[0] for triple in chunks])
-        wanted = n_shards or len(self._slots) * _PIECES
+        elif n_shards is None and isinstance(data, DaskData):
+            # a chunk that is cut would be loaded by every task that needs a part
+            wanted = min(wanted, sum(n > 0 for n in data.chunk_rows))
         pieces = cut(data.chunk_rows, wanted, data.row_nbytes, owners)
         self._pieces = self._with_slots(pieces)
-        for piece in self._pieces:
-            self._piece_futures.append(await self._materialise(piece, chunks))
-        if resident:
-            await wait(self._piece_futures)
-        self._watcher = asyncio.create_task(self._watch_workers())
+        self._moves = [0] * len(pieces)
+        if isinstance(data, MemoryData):
+            self._held = await self._scatter_all(data)
+        elif chunks is None:
+            assert isinstance(data, DaskData)
+            self._held = [data.recipe(piece) for piece in self._pieces]
+        else:
+            self._held = [self._assembled(piece, chunks) for piece in self._pieces]
+            await self._settle(range(len(self._held)))
         return self._pieces
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something beside the fit, whose errors end the fit."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            self._background.discard(task)
+            if not task.cancelled() and task.exception() is not None:
+                self._break(task.exception())
+
+        task.add_done_callback(ended)
+        return task
+
+    def _break(self, error: BaseException | None) -> None:
+        """End the fit with an error that came up in the background."""
+        if error is not None and not self._broken.done():
+            self._broken.set_exception(error)
+            self._broken.exception()  # seen: `close` may come before anybody asks
+            self._events.put_nowait(None)
+
+    async def _unless_broken(self, work: Coroutine[Any, Any, R]) -> R:
+        """Wait for something on the cluster, but not longer than there is one."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait(
+                {task, self._broken}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not task.done():
+                self._broken.result()
+            return task.result()
+        finally:
+            task.cancel()
 
     async def _wait_for_workers(self) -> tuple[str, ...]:
         """Return the slots, one per thread; wait for the first worker to come."""
-        told = 0.0
-        while True:
-            slots = _slots(await self._client.nthreads())
-            if slots:
-                return slots
-            if time.monotonic() >= told + 30:
-                told = time.monotonic()
+        told = time.monotonic()
+        while not self._slots:
+            if self._broken.done():
+                self._broken.result()
+            if time.monotonic() >= told + 10:
+                told = time.monotonic() + 20
                 logger.warning("waiting for a Dask worker: the cluster has none")
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(0.02)
+        return self._slots
 
-    async def _check_versions(self) -> None:
-        """Raise unless all workers have this package, in this version."""
-        from .. import __version__
+    async def _ask_versions(self, addresses: list[str] | None) -> dict[str, Any]:
+        """Return the version of this package on workers; None where it is missing."""
 
         def probe() -> str | None:  # nested, so it travels by value
             try:
@@ -192,10 +267,18 @@ class Futures(Transport):
 
         try:
             async with asyncio.timeout(20):
-                found = await self._client.run(probe, on_error="return")
+                return dict(
+                    await self._client.run(probe, workers=addresses, on_error="return")
+                )
         except TimeoutError:
-            logger.warning("some workers did not say which version they have")
-            return
+            logger.warning("some workers did not say which dask_em they have")
+            return {}
+
+    async def _check_versions(self) -> None:
+        """Raise unless all workers have this package, in this version."""
+        from .. import __version__
+
+        found = await self._unless_broken(self._ask_versions(None))
         missing = [a for a, v in found.items() if v is None]
         if missing:
             raise RuntimeError(
@@ -209,43 +292,56 @@ class Futures(Transport):
                 f"workers have dask_em {', '.join(sorted(others))} but this process "
                 f"has {__version__}; install the same version everywhere."
             )
+        self._usable.update(found)
 
     async def _room(self) -> float:
         """Return half of the workers' memory, in bytes."""
-        identity = await self._client.scheduler.identity(n_workers=-1)
+        identity = await self._unless_broken(
+            self._client.scheduler.identity(n_workers=-1)
+        )
         limits = [w["memory_limit"] for w in identity["workers"].values()]
         return float("inf") if not all(limits) else sum(limits) / 2
 
     async def _persist(self, data: DaskData) -> list[tuple[Any, Any, Any]]:
         """Compute the chunks on the workers; return the futures of X, y, weights."""
-        columns: list[list[Any]] = []
-        with dask.annotate(span=self._span):
-            persisted = self._client.persist([a for a in data.arrays if a is not None])
-        found = iter(persisted)
-        for array in data.arrays:
-            columns.append(
-                [None] * len(data.chunk_rows)
-                if array is None
-                else futures_of(next(found))
-            )
-        chunks = list(zip(*columns, strict=True))
-        for future in (f for triple in chunks for f in triple if f is not None):
-            await wait(future)
-            if future.status == "error":
-                await future  # raises what computing the chunk raised
-        return chunks
+        for attempt in itertools.count(1):
+            columns: list[list[Any]] = []
+            with dask.annotate(span=self._span):
+                persisted = self._client.persist(
+                    [a for a in data.arrays if a is not None]
+                )
+            found = iter(persisted)
+            for array in data.arrays:
+                columns.append(
+                    [None] * len(data.chunk_rows)
+                    if array is None
+                    else futures_of(next(found))
+                )
+            chunks = list(zip(*columns, strict=True))
+            futures = [f for triple in chunks for f in triple if f is not None]
+            try:
+                await self._unless_broken(_all_done(futures))
+                for future in futures:
+                    if future.status == "error":
+                        await future  # raises what computing the chunk raised
+                return chunks
+            except _LOST as error:
+                if _cancelled() or attempt == 3 or self._persisted:
+                    raise
+                logger.info("computing the data again: %r", error)
+        raise AssertionError
 
     async def _owners(self, futures: Sequence[Any]) -> list[str]:
         """Return the address of a worker that holds each future."""
-        who_has = await self._client.who_has(list(futures))
-        anyone = self._slots[0].rpartition("#")[0]
+        who_has = await self._unless_broken(self._client.who_has(list(futures)))
+        anyone = _address((await self._wait_for_workers())[0])
         return [next(iter(who_has.get(f.key) or [anyone])) for f in futures]
 
     def _with_slots(self, pieces: Sequence[Piece]) -> list[Piece]:
         """Name as the owner of each piece a thread of the worker that has it."""
         by_address: dict[str, list[str]] = {}
         for slot in self._slots:
-            by_address.setdefault(slot.rpartition("#")[0], []).append(slot)
+            by_address.setdefault(_address(slot), []).append(slot)
         turns = {a: itertools.cycle(slots) for a, slots in by_address.items()}
         if all(piece.owner in turns for piece in pieces):
             # neighbours in turn: every thread gets as many as the others
@@ -258,29 +354,130 @@ class Futures(Transport):
             for p in pieces
         ]
 
-    async def _materialise(
-        self, piece: Piece, chunks: Sequence[tuple[Any, Any, Any]] | None
+    async def _scatter_all(self, data: MemoryData) -> list[Any]:
+        """Send the pieces to their owners, a few messages at a time."""
+        batches: list[list[int]] = []
+        room: dict[str, int] = {}
+        latest: dict[str, list[int]] = {}
+        for piece in self._pieces:
+            address = _address(piece.owner)
+            room[address] = room.get(address, 0) - piece.nbytes
+            if room[address] < 0:
+                room[address] = _BATCH - piece.nbytes
+                latest[address] = []
+                batches.append(latest[address])
+            latest[address].append(piece.index)
+        held: list[Any] = [None] * len(self._pieces)
+        at_once = asyncio.Semaphore(4)
+
+        async def send(indices: list[int]) -> None:
+            async with at_once:
+                address = _address(self._pieces[indices[0]].owner)
+                futures = await self._scatter(
+                    [_Blocks(data.load(self._pieces[i])) for i in indices], address
+                )
+            for i, future in zip(indices, futures, strict=True):
+                held[i] = future
+
+        await self._unless_broken(_gathered([send(batch) for batch in batches]))
+        return held
+
+    async def _scatter(self, values: list[Any], address: str) -> list[Any]:
+        """Send values to a worker; to another one, should it go away meanwhile."""
+        patience = 30 + sum(sizeof(value) for value in values) / 1e6
+        for attempt in itertools.count():
+            here = sorted({_address(s) for s in await self._wait_for_workers()})
+            here = [a for a in here if a not in self._silent] or here
+            if address not in here or attempt:
+                address = here[(hash(address) + attempt) % len(here)]
+            try:
+                async with asyncio.timeout(patience):
+                    return list(
+                        await self._client.scatter(
+                            values, workers=[address], hash=False
+                        )
+                    )
+            except (*_LOST, TimeoutError, KeyError, ValueError) as error:
+                if _cancelled() or attempt == _ATTEMPTS:
+                    raise
+                logger.info("sending data to %s failed: %r", address, error)
+                await asyncio.sleep(_LOOK)
+        raise AssertionError
+
+    def _assembled(
+        self, piece: Piece, chunks: Sequence[tuple[Any, Any, Any]]
     ) -> Any:
-        """Return a future of a piece's blocks, or the recipe to compute them."""
-        address = piece.owner.rpartition("#")[0]
-        if isinstance(self._data, MemoryData):
-            blocks = self._data.load(piece)
-            return await self._client.scatter(
-                _Blocks(blocks), workers=[address], hash=False
-            )
-        assert isinstance(self._data, DaskData)
-        if chunks is None:
-            return self._data.recipe(piece)
         return self._submit(
             _assemble,
             piece.parts,
+            self._persisted,
             *zip(*(chunks[part.chunk] for part in piece.parts), strict=True),
             key=(f"piece-{self._fit}", piece.index, next(self._serial)),
-            address=address,
+            address=_address(piece.owner),
         )
 
+    async def _settle(self, indices: Iterable[int]) -> None:
+        """Wait until pieces are where they should be; replace those that got lost."""
+        indices = list(indices)
+        for attempt in itertools.count(1):
+            futures = [f for i in indices if _is_future(f := self._held[i])]
+            try:
+                await self._unless_broken(_all_done(futures))
+            except _LOST:
+                if _cancelled() or attempt == _ATTEMPTS:
+                    raise
+            if not any(_is_lost(self._held[i]) for i in indices):
+                return
+            await self._restore(indices)
+
+    async def _restore(self, indices: Iterable[int]) -> None:
+        """Make pieces anew that are lost for good, from where the data came from."""
+        async with self._mending:
+            for i in indices:
+                held = self._held[i]
+                if isinstance(held, asyncio.Task) or not _is_lost(held):
+                    continue
+                if held.status == "error" and not isinstance(
+                    error := await _error_of(held), _LOST
+                ):
+                    raise error
+                if self._persisted:
+                    raise RuntimeError(
+                        "the cluster has lost chunks that had been persisted on it, "
+                        "and cannot compute them again; persist the data again, or "
+                        "pass them lazily, and call fit again."
+                    )
+                logger.info("piece %d was lost; making it again", i)
+                slots = await self._wait_for_workers()
+                owner = self._pieces[i].owner
+                if owner not in slots:
+                    owner = slots[i % len(slots)]
+                self._held[i] = await self._from_origin(i, _address(owner))
+
+    async def _from_origin(self, i: int, address: str) -> Any:
+        """Make a piece anew on a worker: send it, or have it computed."""
+        self._moves[i] = 0
+        piece = self._pieces[i]
+        if isinstance(self._data, MemoryData):
+            [made] = await self._scatter([_Blocks(self._data.load(piece))], address)
+        else:
+            assert isinstance(self._data, DaskData)
+            made = self._submit(
+                _load,
+                self._data.recipe(piece),
+                key=(f"piece-{self._fit}", i, next(self._serial)),
+                address=address,
+            )
+        if self._prepare is not None:
+            made = self._prepared(i, made, address)
+        return made
+
     def _submit(self, fn: Any, *args: Any, key: Any, address: str | None) -> Any:
-        """Submit a task that prefers a worker, but survives it."""
+        """Submit a task that prefers a worker, but survives it.
+
+        What it depends on must be held until it is done: a release overtakes the
+        task on its way to the scheduler.
+        """
         restriction = (
             {} if address is None else {"workers": [address], "allow_other_workers": True}
         )
@@ -293,76 +490,115 @@ class Futures(Transport):
         self, fn: Callable[[Any, np.random.Generator], R], seed: int
     ) -> list[R]:
         """Run one task per slot over all the pieces it owns."""
+        _check_picklable(fn)
         by_owner: dict[str, list[int]] = {}
         for piece in self._pieces:
             by_owner.setdefault(piece.owner, []).append(piece.index)
-        groups = list(by_owner.items())
         call = next(self._serial)
-
-        def send(owner: str, indices: list[int]) -> Any:
-            return self._submit(
-                _map_pieces,
-                fn,
-                seed,
-                indices,
-                *(self._piece_futures[i] for i in indices),
-                key=(f"survey-{self._fit}", call, next(self._serial)),
-                address=owner.rpartition("#")[0],
-            )
-
-        futures = [send(*group) for group in groups]
         results: list[Any] = [None] * len(self._pieces)
-        for (owner, indices), future in zip(groups, futures, strict=True):
+
+        async def over(owner: str, indices: list[int]) -> None:
             for attempt in itertools.count(1):
+                future = self._submit(
+                    _map_pieces,
+                    fn,
+                    seed,
+                    indices,
+                    *(self._held[i] for i in indices),
+                    key=(f"survey-{self._fit}", call, next(self._serial)),
+                    address=_address(owner),
+                )
                 try:
-                    found = await self._client.gather(future)
+                    found = await self._outcome(future, indices)
                     break
                 except _LOST as error:
-                    if attempt == 10 or _cancelled():
+                    if _cancelled() or attempt == _ATTEMPTS:
                         raise
                     logger.info("asking again for pieces of %s: %r", owner, error)
-                    await self._restore_lost(indices)
-                    future = send(owner, indices)
+                    await self._restore(indices)
+                finally:
+                    future.release()
             for index, result in zip(indices, found, strict=True):
                 results[index] = result
+
+        await self._unless_broken(
+            _gathered([over(owner, indices) for owner, indices in by_owner.items()])
+        )
         return results
 
-    async def _restore_lost(self, indices: Sequence[int]) -> None:
-        """Scatter again what came from this process and died with its worker."""
-        if not isinstance(self._data, MemoryData):
-            return
-        slots = await self._wait_for_workers()
-        for i in indices:
-            if self._piece_futures[i].status in ("cancelled", "lost"):
-                piece = self._pieces[i]
-                if piece.owner not in slots:
-                    piece = dataclasses.replace(piece, owner=slots[i % len(slots)])
-                self._piece_futures[i] = await self._materialise(piece, None)
-                if self._prepare is not None:
-                    self._piece_futures[i] = self._prepared(i, *self._prepare)
+    async def _outcome(self, future: Any, indices: Sequence[int]) -> Any:
+        """Wait for a task on some pieces, while the worker that has them is heard."""
+        while not await _done_within(future, _SILENCE):
+            if self._replaceable and any(
+                _address(self._pieces[i].owner) in self._silent for i in indices
+            ):
+                async with self._mending:
+                    for i in indices:
+                        if _address(self._pieces[i].owner) not in self._silent:
+                            continue
+                        slots = await self._wait_for_workers()
+                        heard = [s for s in slots if _address(s) not in self._silent]
+                        if not heard:
+                            break
+                        owner = heard[i % len(heard)]
+                        held = await self._from_origin(i, _address(owner))
+                        self._pieces[i] = dataclasses.replace(
+                            self._pieces[i], owner=owner
+                        )
+                        self._held[i] = held
+                raise CommClosedError("its worker has fallen silent")
+        return await self._fetched(future)
 
-    _prepare: tuple[Model[Any, Any], Any] | None = None
+    async def _fetched(self, future: Any) -> Any:
+        """Return the result of a task that is done.
+
+        The client fetches many results at once; one worker that does not answer
+        must not hold back those of the others.
+        """
+        if future.status != "finished":
+            return await future
+        key = future.key
+        fetching = {asyncio.ensure_future(_value_of(future))}
+        done, _ = await asyncio.wait(fetching, timeout=_HUNG)
+        if not done:
+            alone = self._client.scheduler.gather(keys=[key])
+            fetching.add(asyncio.ensure_future(_from_response(alone, key)))
+            done, _ = await asyncio.wait(
+                fetching, return_when=asyncio.FIRST_COMPLETED
+            )
+        for other in fetching - done:
+            other.cancel()
+        return done.pop().result()
+
+    @property
+    def _replaceable(self) -> bool:
+        """Whether pieces can be made anew without the workers that hold them."""
+        return not self._persisted
 
     async def prepare(self, model: Model[Any, Any], summary: Any) -> None:
         """Replace the pieces by what the model prepares from them."""
         self._prepare = (model, summary)
-        self._piece_futures = [
-            self._prepared(i, model, summary) for i in range(len(self._pieces))
+        self._held = [
+            self._prepared(i, piece, _address(self._pieces[i].owner))
+            for i, piece in enumerate(self._held)
         ]
-        await wait([f for f in self._piece_futures if not isinstance(f, _Lazily)])
+        await self._settle(range(len(self._held)))
 
-    def _prepared(self, i: int, model: Model[Any, Any], summary: Any) -> Any:
-        piece = self._piece_futures[i]
+    def _prepared(self, i: int, piece: Any, address: str) -> Any:
+        assert self._prepare is not None
+        model, summary = self._prepare
         if isinstance(piece, Recipe):
             return _Lazily(piece, model, summary)
-        return self._submit(
+        made = self._submit(
             _prepare_piece,
             model,
             summary,
             piece,
             key=(f"prepare-{self._fit}", i, next(self._serial)),
-            address=self._pieces[i].owner.rpartition("#")[0],
+            address=address,
         )
+        self._spawn(_hold(piece, made))
+        return made
 
     # --------------------------------------------------------------- the loop
 
@@ -404,48 +640,18 @@ class Futures(Transport):
 
     def submit(self, e_step: EStep) -> None:
         """Send out a task."""
-        pieces = [
-            self._piece_futures[p.index] for p in self._shards[e_step.shard].pieces
-        ]
-        params: Any = e_step.params
-        if _nbytes(params) > _SMALL:
-            if e_step.version not in self._params:
-                self._params[e_step.version] = self._submit(
-                    _identity,
-                    _Opaque(params),
-                    key=(f"params-{self._fit}", self._run, e_step.version),
-                    address=None,
-                )
-            params = self._params[e_step.version]
-        future = self._submit(
-            _e_step,
-            self._model,
-            dataclasses.replace(e_step, params=None),
-            params if e_step.params is not params else _Opaque(params),
-            (self._fit, self._run, e_step.shard),
-            e_step.shard in self._visited,
-            *pieces,
-            key=(f"e_step-{self._fit}", e_step.version, e_step.shard, next(self._serial)),
-            address=e_step.worker.rpartition("#")[0],
-        )
-        watcher = asyncio.create_task(self._watch(e_step, future))
-        self._in_flight[e_step.shard, e_step.worker] = (watcher, future)
-        self._forget_params()
+        flight = _Flight(e_step, self.now())
+        self._in_flight[e_step.shard, e_step.worker] = flight
+        flight.task = self._spawn(self._fly(flight))
 
-    def _forget_params(self) -> None:
-        """Let go of parameters older than any that is under way."""
-        if len(self._params) > 2:
-            needed = {f.key[1] for _, f in self._in_flight.values()}
-            newest = max(self._params)
-            for version in [v for v in self._params if v not in needed]:
-                if version != newest:
-                    del self._params[version]
-
-    async def _watch(self, e_step: EStep, future: Any) -> None:
-        """Wait for a task and put its outcome into the queue."""
+    async def _fly(self, flight: _Flight) -> None:
+        """Send out a task, wait for it, and put its outcome into the queue."""
+        e_step = flight.e_step
         event: TransportEvent
         try:
-            stats, restarted, kept = await self._client.gather(future)
+            await self._send(flight)
+            await _all_done([flight.future])
+            stats, restarted, kept = await self._fetched(flight.future)
             self._states_kept |= kept
             self._visited.add(e_step.shard)
             event = Report(
@@ -459,69 +665,207 @@ class Futures(Transport):
         except _LOST as error:
             if _cancelled():
                 raise
+            if self._client.status == "closed":
+                raise self._gone() from error
             logger.info("shard %d was lost: %r", e_step.shard, error)
-            await self._restore_lost(
-                [p.index for p in self._shards[e_step.shard].pieces]
-            )
-            event = Failure(e_step.shard, e_step.worker)
+            await self._restore(p.index for p in self._shards[e_step.shard].pieces)
+            # the model itself may have killed those workers
+            blame = error if isinstance(error, KilledWorker) else None
+            event = Failure(e_step.shard, e_step.worker, blame)
         except Exception as error:
             event = Failure(e_step.shard, e_step.worker, error)
+        finally:
+            if flight.future is not None:
+                flight.future.release()
         self._in_flight.pop((e_step.shard, e_step.worker), None)
+        self._forget_params()
         self._events.put_nowait(event)
 
+    async def _send(self, flight: _Flight) -> None:
+        e_step = flight.e_step
+        indices = [p.index for p in self._shards[e_step.shard].pieces]
+        for i in indices:
+            while isinstance(making := self._held[i], asyncio.Task):
+                await asyncio.wait({making})
+        params: Any = _Opaque(e_step.params)
+        if _nbytes(e_step.params) > _SMALL:
+            params = self._params.get(e_step.version)
+            if params is None or _is_lost(params):
+                params = self._params[e_step.version] = self._submit(
+                    _identity,
+                    _Opaque(e_step.params),
+                    key=(f"params-{self._fit}", e_step.version, next(self._serial)),
+                    address=None,
+                )
+        flight.future = self._submit(
+            _e_step,
+            self._model,
+            dataclasses.replace(e_step, params=None),
+            params,
+            (self._fit, self._run, e_step.shard),
+            e_step.shard in self._visited,
+            *(self._held[i] for i in indices),
+            key=(f"e_step-{self._fit}", e_step.version, e_step.shard, next(self._serial)),
+            address=_address(e_step.worker),
+        )
+
+    def _forget_params(self) -> None:
+        """Let go of parameters older than any that is under way."""
+        if len(self._params) > 1:
+            needed = {f.e_step.version for f in self._in_flight.values()}
+            needed.add(max(self._params))
+            for version in [v for v in self._params if v not in needed]:
+                del self._params[version]
+
     async def _watch_workers(self) -> None:
-        """Report when workers come and go; drop what was under way on the gone."""
+        """Report when workers come and go; notice a scheduler that has gone."""
+        answered = self.now()
         while True:
-            await asyncio.sleep(_LOOK)
+            if self._client.status == "closed":
+                raise self._gone()
             try:
                 async with asyncio.timeout(10):
-                    slots = _slots(await self._client.nthreads())
-            except (TimeoutError, OSError, CommClosedError) as error:
+                    threads = await self._client.nthreads()
+                    await self._listen()
+                answered = self.now()
+            except (*_LOST, TimeoutError) as error:
+                if _cancelled():
+                    raise
+                if self.now() > answered + _SCHEDULER_GONE:
+                    raise self._gone() from error
                 logger.info("the scheduler does not answer: %r", error)
+                await asyncio.sleep(_LOOK)
                 continue
-            if set(slots) == set(self._slots):
-                continue
-            self._slots = slots
-            for shard, worker in [k for k in self._in_flight if k[1] not in slots]:
-                self.recall(shard, worker)
-            self._events.put_nowait(WorkersAre(slots))
+            if self._usable:  # later comers are asked what the first ones were
+                threads = await self._admitted(threads)
+            slots = _slots(threads)
+            if set(slots) != set(self._slots):
+                self._slots = slots
+                for shard, worker in [k for k in self._in_flight if k[1] not in slots]:
+                    self.recall(shard, worker)
+                self._events.put_nowait(WorkersAre(slots))
+            await asyncio.sleep(_LOOK)
+
+    def _gone(self) -> ConnectionError:
+        return ConnectionError(
+            "the Dask scheduler is gone, or this process has lost its connection to "
+            "it; start a cluster and call fit again, with checkpoint= and resume= to "
+            "go on from where a fit was."
+        )
+
+    async def _admitted(self, threads: dict[str, int]) -> dict[str, int]:
+        """Leave out newcomers without this package, or with another version."""
+        from .. import __version__
+
+        new = [a for a in threads if a not in self._usable]
+        if new:
+            found = await self._ask_versions(new)
+            for address in new:
+                version = found.get(address, __version__)
+                if version != __version__ and not isinstance(version, Exception):
+                    logger.warning(
+                        "leaving out worker %s: it has dask_em %s, this process %s",
+                        address,
+                        version,
+                        __version__,
+                    )
+                else:
+                    self._usable.add(address)
+        return {a: n for a, n in threads.items() if a in self._usable}
+
+    async def _listen(self) -> None:
+        """Find out who has fallen silent, if anybody keeps us waiting.
+
+        Nothing is taken away from such a worker, but what waits for a copy of its
+        data gets them from where the data came from.
+        """
+        now = self.now()
+        late = [f for f in self._in_flight.values() if now > f.since + _SILENCE]
+        mapping = not self._in_flight
+        if not late and not mapping:
+            self._silent = frozenset()
+            return
+        if now < self._listened + _SILENCE / 4:
+            return
+        self._listened = now
+        identity = await self._client.scheduler.identity(n_workers=-1)
+        seen = {a: w["last_seen"] for a, w in identity["workers"].items()}
+        latest = max(seen.values(), default=0.0)
+        limit = max(_SILENCE, len(seen) / 20)
+        self._silent = frozenset(a for a, t in seen.items() if t < latest - limit)
+        if self._silent and self._replaceable:
+            for flight in late:
+                self._reroute(flight)
+
+    _listened = float("-inf")
+
+    def _reroute(self, flight: _Flight) -> None:
+        """Send an E-step again whose data were to come from a silent worker."""
+        address = _address(flight.e_step.worker)
+        indices = [
+            p.index
+            for p in self._shards[flight.e_step.shard].pieces
+            if _is_future(f := self._held[p.index]) and f.status == "pending"
+        ]
+        if address in self._silent or not indices:
+            return
+        for i in indices:
+            self._make_anew(i, address)
+        e_step = flight.e_step
+        self.recall(e_step.shard, e_step.worker)
+        self.submit(e_step)
+
+    def _make_anew(self, i: int, address: str) -> None:
+        async def make() -> None:
+            self._held[i] = await self._from_origin(i, address)
+
+        self._held[i] = self._spawn(make())
 
     def recall(self, shard: int, worker: str) -> None:
         """Let go of a task; Dask drops it, if it has not begun."""
-        watcher, future = self._in_flight.pop((shard, worker), (None, None))
-        if watcher is not None:
-            watcher.cancel()
-            future.release()
+        flight = self._in_flight.pop((shard, worker), None)
+        if flight is not None and flight.task is not None:
+            flight.task.cancel()
+            if flight.future is not None:
+                flight.future.release()
 
     def move(self, shard: int, src: str, dst: str) -> None:
         """Copy a shard's pieces to another worker, and let go of the originals."""
-        address = dst.rpartition("#")[0]
-        if src.rpartition("#")[0] == address:
+        address, source = _address(dst), _address(src)
+        if source == address:
             return
-        for piece in self._shards[shard].pieces:
-            held = self._piece_futures[piece.index]
-            if not isinstance(held, (Recipe, _Lazily)):
-                self._piece_futures[piece.index] = self._submit(
-                    _identity,
-                    held,
-                    key=(f"piece-{self._fit}", piece.index, next(self._serial)),
-                    address=address,
-                )
+        for i in (p.index for p in self._shards[shard].pieces):
+            held = self._held[i]
+            if not _is_future(held):
+                continue
+            anew = source in self._silent or self._moves[i] >= _CHAIN
+            if anew and self._replaceable:
+                self._make_anew(i, address)
+                continue
+            self._moves[i] += 1
+            self._held[i] = self._submit(
+                _identity,
+                held,
+                key=(f"piece-{self._fit}", i, next(self._serial)),
+                address=address,
+            )
+            self._spawn(_hold(held, self._held[i]))
 
     async def receive(self, until: float | None) -> list[TransportEvent]:
         """Wait for reports."""
+        events: list[TransportEvent | None] = []
         if self._events.empty():
             timeout = 0.25 if until is None else min(max(until - self.now(), 0), 0.25)
             try:
                 async with asyncio.timeout(timeout):
-                    events = [await self._events.get()]
+                    events.append(await self._events.get())
             except TimeoutError:
                 return []
-        else:
-            events = [self._events.get_nowait()]
         while not self._events.empty():
             events.append(self._events.get_nowait())
-        return events
+        if self._broken.done():
+            self._broken.result()
+        return [event for event in events if event is not None]
 
     async def call(self, fn: Callable[[], R]) -> R:
         """Run it here, or in a thread once it has taken longer than 20 ms."""
@@ -542,19 +886,24 @@ class Futures(Transport):
         waiting = []
         while not self._events.empty():
             event = self._events.get_nowait()
-            if isinstance(event, WorkersAre):
+            if event is None or isinstance(event, WorkersAre):
                 waiting.append(event)
         for event in waiting:
             self._events.put_nowait(event)
 
     async def close(self) -> None:
         """Let go of everything on the cluster."""
-        if not hasattr(self, "_fit"):
+        if not hasattr(self, "_background"):
             return
-        if hasattr(self, "_watcher"):
-            self._watcher.cancel()
         self.cancel()
-        self._piece_futures = []
+        background = list(self._background)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        for held in self._held:
+            if _is_future(held):
+                held.release()
+        self._held = []
         self._prepare = None
         if self._states_kept:
             fit = self._fit
@@ -564,7 +913,13 @@ class Futures(Transport):
 
                 futures.forget_states(fit)
 
-            await self._client.run(forget)
+            try:
+                async with asyncio.timeout(10):
+                    await self._client.run(forget, on_error="ignore")
+            except (*_LOST, TimeoutError) as error:
+                if _cancelled():
+                    raise
+                logger.info("some workers keep the state of this fit: %r", error)
 
 
 # ----------------------------------------------------------------- on the client
@@ -572,6 +927,85 @@ class Futures(Transport):
 
 def _slots(nthreads: dict[str, int]) -> tuple[str, ...]:
     return tuple(f"{a}#{i}" for a, n in sorted(nthreads.items()) for i in range(n))
+
+
+def _address(slot: str) -> str:
+    return slot.rpartition("#")[0]
+
+
+def _is_future(held: Any) -> bool:
+    return isinstance(held, Future)
+
+
+def _is_lost(held: Any) -> bool:
+    return _is_future(held) and held.status in ("cancelled", "lost", "error")
+
+
+async def _all_done(futures: Sequence[Any]) -> None:
+    if futures:
+        await wait(list(futures))
+
+
+async def _done_within(future: Any, seconds: float) -> bool:
+    """Whether a task is done by then; raise if it is cancelled."""
+    try:
+        await wait([future], timeout=seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _value_of(future: Any) -> Any:
+    return await future
+
+
+async def _error_of(future: Any) -> BaseException:
+    error = await future.exception()
+    assert error is not None
+    return error
+
+
+async def _from_response(response: Awaitable[Any], key: Any) -> Any:
+    answer = await response
+    if answer["status"] != "OK":
+        raise CommClosedError("the result is gone")
+    return answer["data"][key]
+
+
+async def _hold(old: Any, new: Any) -> None:
+    """Keep a future until what was made of it is there."""
+    try:
+        await wait([new])
+    except _LOST:
+        if _cancelled():
+            raise
+    finally:
+        old.release()
+
+
+async def _gathered(work: Sequence[Coroutine[Any, Any, Any]]) -> None:
+    """Do several things at once; the first error ends them all."""
+    tasks = [asyncio.ensure_future(w) for w in work]
+    try:
+        for task in asyncio.as_completed(tasks):
+            await task
+    finally:
+        for unfinished in tasks:
+            unfinished.cancel()
+
+
+def _check_picklable(fn: Any) -> None:
+    """Raise unless what is sent to the workers, the model above all, can travel."""
+    from distributed.protocol.pickle import dumps
+
+    try:
+        dumps(fn)
+    except Exception as error:
+        raise TypeError(
+            f"the model cannot be sent to the workers, because it cannot be pickled "
+            f"({error}); keep locks, files and connections out of it, or use "
+            "transport='local'."
+        ) from error
 
 
 def _in_task() -> bool:
@@ -612,11 +1046,25 @@ class _Blocks:
     """The blocks of a piece, opaque to Dask."""
 
     blocks: list[Any]
+    #: Whether these are views of chunks that somebody else keeps on this worker.
+    borrowed: bool = False
+
+    def __reduce__(self) -> Any:
+        return _Blocks, (self.blocks,)  # a copy borrows nothing
 
 
 @sizeof.register(_Blocks)
 def _sizeof_blocks(blocks: _Blocks) -> int:
-    return sum(sizeof(b) for b in blocks.blocks)
+    return 1000 if blocks.borrowed else sum(_size(b) for b in blocks.blocks)
+
+
+def _size(value: Any) -> int:
+    """Return the bytes of what a model prepared, which may be a class of its own."""
+    if isinstance(value, (tuple, list)):
+        return sum(_size(v) for v in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return sum(_size(getattr(value, f.name)) for f in dataclasses.fields(value))
+    return int(sizeof(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -652,7 +1100,9 @@ def _identity(value: R) -> R:
     return value
 
 
-def _assemble(parts: Sequence[Part], *columns: Sequence[Any]) -> _Blocks:
+def _assemble(
+    parts: Sequence[Part], borrowed: bool, *columns: Sequence[Any]
+) -> _Blocks:
     """Make blocks of chunks; a view where it can be one."""
     return _Blocks(
         [
@@ -660,8 +1110,13 @@ def _assemble(parts: Sequence[Part], *columns: Sequence[Any]) -> _Blocks:
                 slice(part.start, part.stop)
             )
             for part, row in zip(parts, zip(*columns, strict=True), strict=True)
-        ]
+        ],
+        borrowed,
     )
+
+
+def _load(recipe: Recipe) -> _Blocks:
+    return _Blocks(recipe.load())
 
 
 def _loaded(piece: Any) -> list[Any]:
