@@ -159,8 +159,8 @@ def cluster(n_passes: int, names: list[str]) -> None:
         warm = model()
         fit_em(warm, X, transport=Futures(client), max_iter=3)
         for slow in ("", "3"):
-            print(f"\nLocalCluster, {'one of 16 ten times slower' if slow else 'equal workers'}")
-            print(f"\n{HEADER}", flush=True)
+            title = "one of 16 ten times slower" if slow else "equal workers"
+            print(f"\nLocalCluster, {title}\n\n{HEADER}", flush=True)
             base = None
             for name in names:
                 result = fit_em(

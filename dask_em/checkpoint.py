@@ -144,7 +144,7 @@ class Checkpointer:
                 if f.name not in ("params", "best")
             },
         }
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{part}.{f.name}": np.asarray(getattr(params, f.name))
             for part, params in (
                 ("params", checkpoint.params),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,19 +16,21 @@ from .assignment import Assignment
 from .checkpoint import Checkpoint, Checkpointer, fingerprint_of
 from .drivers.managed import Control, ManagedRun, Progress
 from .model import Block, Model, Summary, e_step_of
-from .result import EMResult
+from .result import EMResult, Status
 from .sampling import SAMPLE_ROWS, canonical, draw, merge
 from .schedules import BoundedStaleness, Schedule, Synchronous, named_schedule
 from .schedules.base import check_integer
 from .sharding import Data, Piece, Shard, as_data
-from .statistics import Statistics, tree_sum
+from .statistics import Statistics
 from .stopping import Stopping
 from .transports import Local, Transport, named_transport
+from .transports.runner import Interrupted
 
 __all__ = ["Fit", "fit_em"]
 
 P = TypeVar("P")
 S = TypeVar("S", bound=Statistics)
+R = TypeVar("R")
 
 #: Rows on which the time of an E-step is measured before shards are made, to begin
 #: with, and seconds that are long enough to tell.
@@ -64,29 +68,67 @@ class Fit:
     async def run(self) -> EMResult[Any]:
         """Run the fit on the transport, and leave nothing behind on it."""
         transport = self.transport
-        wanted = None if self.shards == "auto" else int(self.shards)
+        self._began = time.monotonic()
+        self._asked: set[Future[Any]] = set()
         try:
-            self._pieces = await transport.open(self.data, wanted)
+            point = await self._in_time(self._open(), "data and workers were got ready")
+            # the deadline counts from the call, on the transport's clock
             began = transport.now()
-            self._calls = 0
-            summaries = await self._map(_Survey(self.model))
-            check_summaries(summaries, self._pieces)
-            summary = _added(summaries)
-            self.model.check(summary)
-            self._summary = summary
-            point = self._restore(summary)
-            self._sample = await self._draw_sample()
-            if self.model.prepares:
-                await transport.prepare(self.model, summary)
+            if not transport.virtual:
+                began -= time.monotonic() - self._began
             return await self._best_of_starts(point, began)
         finally:
+            for future in self._asked:
+                future.cancel()
             await transport.close()
+
+    async def _open(self) -> Checkpoint | None:
+        """Get everything ready that all starts share."""
+        wanted = None if self.shards == "auto" else int(self.shards)
+        self._pieces = await self.transport.open(self.data, wanted)
+        self._calls = 0
+        summaries = await self._map(_Survey(self.model))
+        check_summaries(summaries, self._pieces)
+        summary = _added(summaries)
+        self.model.check(summary)
+        self._summary = summary
+        point = self._restore(summary)
+        self._sample = await self._draw_sample()
+        if self.model.prepares:
+            await self.transport.prepare(self.model, summary)
+        return point
 
     # ---------------------------------------------------------- before the loop
 
-    async def _map(
-        self, fn: Callable[[Any, np.random.Generator], Any]
-    ) -> list[Any]:
+    async def _in_time(self, work: Coroutine[Any, Any, R], what: str) -> R:
+        """Wait for something outside the loop, which minds the deadline itself."""
+        task = asyncio.ensure_future(work)
+        deadline = None if self.transport.virtual else self.stopping.deadline
+        try:
+            while not task.done():
+                left = 0.25
+                if deadline is not None:
+                    left = min(left, self._began + deadline - time.monotonic())
+                await asyncio.wait({task}, timeout=max(left, 0.0))
+                if task.done():
+                    break
+                if self.control.reason is not None:
+                    raise Interrupted(f"interrupted while {what}")
+                if left <= 0:
+                    nobody = not getattr(self.transport, "workers", True)
+                    raise TimeoutError(
+                        f"the deadline of {deadline:g} s passed while {what}"
+                        f"{': there is no worker' if nobody else ''}; check that the "
+                        "cluster has workers that answer, or give the fit a longer "
+                        "deadline."
+                    )
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=5)
+
+    async def _map(self, fn: Callable[[Any, np.random.Generator], Any]) -> list[Any]:
         """Apply `fn` to all pieces, with random numbers that depend on the seed."""
         self._calls += 1
         seed = np.random.SeedSequence([self.seed, self._calls]).generate_state(1)[0]
@@ -114,7 +156,11 @@ class Fit:
 
         def mapreduce(fn: Callable[[Any, np.random.Generator], Any]) -> Any:
             future = asyncio.run_coroutine_threadsafe(self._mapreduce(fn), loop)
-            return future.result()
+            self._asked.add(future)
+            try:
+                return future.result()
+            finally:
+                self._asked.discard(future)
 
         return await asyncio.to_thread(
             self.model.start, self._summary, self._sample, rng=rng, mapreduce=mapreduce
@@ -137,7 +183,7 @@ class Fit:
         for owned in by_owner.values():
             n = min(per_worker, len(owned))
             bounds = [len(owned) * k // n for k in range(n + 1)]
-            groups += [owned[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+            groups += [owned[a:b] for a, b in itertools.pairwise(bounds)]
         return [Shard(i, tuple(group)) for i, group in enumerate(groups)]
 
     def _probe(self, params: Any) -> float:
@@ -169,7 +215,19 @@ class Fit:
             elif self.start is not None:
                 params = self.model.adopt(self.start, self._summary)
             else:
-                params = await self._start(np.random.default_rng(seeds[init]))
+                rng = np.random.default_rng(seeds[init])
+                try:
+                    params = await self._in_time(
+                        self._start(rng), "the model looked for a start"
+                    )
+                except (TimeoutError, Interrupted) as error:
+                    if best is None:
+                        raise
+                    why: Status = "interrupted"
+                    if isinstance(error, TimeoutError):
+                        why = "deadline"
+                    best = dataclasses.replace(best, status=why, message=str(error))
+                    break
             result = await self._maximise(params, init, best, point, began)
             if best is None or _better(result, best):
                 best = result
@@ -195,7 +253,7 @@ class Fit:
     ) -> EMResult[Any]:
         transport = self.transport
         shards = await self._make_shards(params)
-        auto: Schedule = BoundedStaleness(max_staleness=4)
+        auto: Schedule = BoundedStaleness()
         if isinstance(transport, Local) or len(shards) <= len(transport.workers):
             auto = Synchronous()
         schedule = named_schedule(self.schedule, auto=auto)
@@ -293,9 +351,7 @@ class Fit:
                 seed=self.seed,
                 best=None if best is None else best.params,
                 best_bound=(
-                    float("-inf")
-                    if best is None
-                    else best.log_likelihood / best.weight
+                    float("-inf") if best is None else best.log_likelihood / best.weight
                 ),
             )
         )
@@ -478,6 +534,8 @@ def fit_em(
     ------
     ValueError, TypeError
         For input that cannot be fitted, in one sentence that names the remedy.
+    TimeoutError
+        If the deadline passes before there are any parameters.
 
     Examples
     --------

@@ -60,7 +60,10 @@ class Block:
     def rows(self, index: Any) -> Block:
         """Return the rows selected by a slice or an index array."""
         return Block(
-            *(None if a is None else a[index] for a in (self.X, self.y, self.sample_weight))
+            *(
+                None if a is None else a[index]
+                for a in (self.X, self.y, self.sample_weight)
+            )
         )
 
     def weights(self) -> NDArray[Any]:
@@ -179,7 +182,7 @@ _TILE = 4096
 
 
 class Model(ABC, Generic[P, S]):
-    """A model that EM can fit: structure and hyper-parameters, no state.
+    r"""A model that EM can fit: structure and hyper-parameters, no state.
 
     Four functions are needed, `start`, `e_step`, `m_step` and `lower_bound`; the rest
     have defaults. Parameters and statistics are values (frozen dataclasses of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from html import escape
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -79,7 +80,7 @@ class TraceLog:
         names = [f.name for f in dataclasses.fields(Trace)][:-1]
         columns = list(zip(*self._rows, strict=True)) or [()] * len(names)
         integer = {"version", "n_reports", "n_reissued", "n_resets"}
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.array(column, dtype=np.int64 if name in integer else np.float64)
             for name, column in zip(names, columns, strict=True)
         }
@@ -165,8 +166,6 @@ class EMResult(Generic[P]):
             "resumed from": self.resumed_from or "-",
             **self.settings,
         }
-        from html import escape
-
         cells = "".join(
             f"<tr><th style='text-align:left'>{escape(str(k))}</th>"
             f"<td style='text-align:left'>{escape(str(v))}</td></tr>"

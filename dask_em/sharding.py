@@ -270,7 +270,9 @@ def _check_weights(weights: Any) -> None:
     if not np.isfinite(weights).all():
         raise ValueError("sample_weight contains NaN or infinity; drop those rows.")
     if (weights < 0).any():
-        raise ValueError("sample_weight must not be negative; use 0 to leave a row out.")
+        raise ValueError(
+            "sample_weight must not be negative; use 0 to leave a row out."
+        )
     if not (weights > 0).any():
         raise ValueError("sample_weight is zero everywhere; no row counts.")
 

@@ -19,7 +19,7 @@ class Stopping:
     tol : float, default=1e-3
         The fit has converged when a whole effective pass gains less than this per
         unit of weight (per row), both by the bound along the way and exactly, by a
-        sweep over all shards at fixed parameters.
+        sweep over all shards at fixed parameters. 0 never stops it.
     max_iter : int, default=100
         Effective passes at most.
     deadline : float, optional

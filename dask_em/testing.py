@@ -47,7 +47,13 @@ from .schedules.planner import Planner
 from .statistics import Statistics
 from .transports import Local, Simulated, Transport
 
-__all__ = ["SCHEDULES", "assert_monotone", "check_model", "check_schedule", "check_transport"]
+__all__ = [
+    "SCHEDULES",
+    "assert_monotone",
+    "check_model",
+    "check_schedule",
+    "check_transport",
+]
 
 #: One schedule of every kind, with settings that make a difference.
 SCHEDULES: tuple[Schedule, ...] = (
@@ -452,7 +458,9 @@ class _Mean(Model[_Location, _Sums]):
 
     fail: bool = False
 
-    def start(self, summary: Any, sample: Any, *, rng: Any, mapreduce: Any) -> _Location:
+    def start(
+        self, summary: Any, sample: Any, *, rng: Any, mapreduce: Any
+    ) -> _Location:
         return _Location(float(mapreduce(_first_of) * 0.0))
 
     def e_step(
@@ -524,7 +532,7 @@ def check_transport(
                 f"{where}: the mean is {result.params.value!r}, not {mean!r}"
             )
             assert abs(result.log_likelihood - best) < 1e-8 * abs(best), (
-                f"{where}: the log-likelihood is {result.log_likelihood!r}, not {best!r}"
+                f"{where}: the likelihood is {result.log_likelihood!r}, not {best!r}"
             )
             assert_monotone(result)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -334,10 +334,11 @@ class ManagedRun(Generic[P, S]):
         )
         callback = self.callback
         if callback is not None and await self.transport.consult(
-            lambda: callback(progress)
+            lambda: bool(callback(progress))
         ):
             return "callback", "a callback asked for it"
-        if gain < self.stopping.tol:
+        # with tol=0 a fit makes all of its passes, as in scikit-learn
+        if gain < self.stopping.tol > 0:
             return "converged", (
                 f"a whole pass gained less than tol={self.stopping.tol:g} per row"
             )
@@ -370,7 +371,10 @@ class ManagedRun(Generic[P, S]):
                 self.control.reason, "stopped by the user", self._bound, float("nan")
             )
         elif self._deadline is not None and self.transport.now() >= self._deadline:
-            message = f"the deadline of {self.stopping.deadline:g} s passed; {self._waiting()}"
+            message = (
+                f"the deadline of {self.stopping.deadline:g} s passed; "
+                f"{self._waiting()}"
+            )
             logger.warning(message)
             self._finish("deadline", message, self._bound, float("nan"))
 

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
-from numbers import Integral, Real
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
-from sklearn.base import DensityMixin
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ..kernels.gaussian import weighted_log_prob
+from ..models.gaussian_density import GaussianMixtureDensity, precisions_of
 from ..models.gaussian_mixture import (
     GaussianMixtureModel,
     GaussianMixtureParams,
     GaussianMixtureStats,
 )
-from .base import EMEstimator, Table
+from .base import EMEstimator
+from .gaussian_checks import check_settings, check_starts, precisions_shape
+from .mixture import MixtureMixin
+from .table import Table
 
 __all__ = ["GaussianMixture"]
 
 Array = NDArray[Any]
 
 
-class GaussianMixture(DensityMixin, EMEstimator):
+class GaussianMixture(MixtureMixin, EMEstimator):
     r"""Mixture of Gaussians, fitted by expectation-maximisation where the data are.
 
     A drop-in for `sklearn.mixture.GaussianMixture`, with its parameters and attributes.
@@ -213,8 +213,6 @@ class GaussianMixture(DensityMixin, EMEstimator):
         self.checkpoint = checkpoint
         self.resume = resume
 
-    # ------------------------------------------------------------------- the fit
-
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, dim: Any = None
     ) -> Any:
@@ -250,10 +248,11 @@ class GaussianMixture(DensityMixin, EMEstimator):
         ConvergenceWarning
             If `max_iter` or the deadline ended the fit.
         """
-        self._check_params()
-        table = self._table(X, sample_weight, dim=dim, reset=True, min_samples=2)
-        starts = self._starts(table.n_features)
-        settings: dict[str, Any] = {}
+        check_settings(self)
+        table = Table.of(self, X, sample_weight, dim=dim, reset=True, min_samples=2)
+        found = self._found(table.n_features)
+        starts = check_starts(self, table.n_features) if found is None else {}
+        settings: dict[str, Any] = {"start": found}
         if all(value is not None for value in starts.values()):
             settings["n_init"] = 1  # all starts are the same
         kind = GaussianMixtureModel
@@ -268,63 +267,26 @@ class GaussianMixture(DensityMixin, EMEstimator):
         )
         return self._fit_model(model, table, **settings)
 
-    def fit_predict(
-        self, X: Any, y: Any = None, sample_weight: Any = None, *, dim: Any = None
-    ) -> Any:
-        """Fit the mixture and return the most probable component of each row.
-
-        Parameters
-        ----------
-        X, y, sample_weight, dim
-            As in `fit`.
-
-        Returns
-        -------
-        labels : array of int of shape (n_samples,)
-            As `predict` returns; an awaitable of it if the current Dask client is
-            asynchronous.
-        """
-        fitted = self.fit(X, y, sample_weight, dim=dim)
-        if isinstance(fitted, GaussianMixture):
-            return fitted.predict(X)
-
-        async def predict() -> Any:
-            return (await fitted).predict(X)
-
-        return predict()
-
-    def _check_params(self) -> None:
-        """Raise `ValueError` for the first parameter that makes no sense."""
-        for name, (holds, wanted) in _WANTED.items():
-            value = getattr(self, name)
-            if not holds(value):
-                raise ValueError(f"{name} must be {wanted}, got {value!r}.")
-
-    def _starts(self, n_features: int) -> dict[str, Array | None]:
-        """Return where to start from, given or, for a warm start, found before."""
+    def _found(self, n_features: int) -> GaussianMixtureParams | None:
+        """Return the outcome of an earlier fit, for a warm start."""
+        if not self.warm_start or not hasattr(self, "weights_"):
+            return None
         k, d = self.n_components, n_features
-        if self.warm_start and hasattr(self, "weights_"):
-            if self.means_.shape != (k, d):
-                raise ValueError(
-                    "warm_start=True goes on from an earlier fit, but its means have "
-                    f"the shape {self.means_.shape} and these would have {(k, d)}; set "
-                    "warm_start=False to begin anew."
-                )
-            # not precisions_, which may be rounded to float32
-            U = self.precisions_cholesky_.astype(np.float64)
-            given = self.weights_, self.means_, _squared(U, self.covariance_type)
-        else:
-            given = self.weights_init, self.means_init, self.precisions_init
-        weights, means, precisions = given
-        return {
-            "weights_init": None if weights is None else _check_weights(weights, k),
-            "means_init": None if means is None else _checked("means", means, (k, d)),
-            "precisions_init": (
-                None
-                if precisions is None
-                else _check_precisions(precisions, self.covariance_type, k, d)
-            ),
-        }
+        found = self.means_.shape, self.precisions_cholesky_.shape
+        wanted = (k, d), precisions_shape(self.covariance_type, k, d)
+        if found != wanted:
+            raise ValueError(
+                "warm_start=True goes on from an earlier fit, but its means and "
+                f"precisions have the shapes {found} and these would have {wanted}; "
+                "set warm_start=False to begin anew."
+            )
+        weights, means, covariances, U = self._in_float64(
+            "weights_", "means_", "covariances_", "precisions_cholesky_"
+        )
+        # reference and origin only until the model adopts the parameters
+        return GaussianMixtureParams(
+            weights, means, covariances, U, reference=means, origin=means[0]
+        )
 
     def _attributes_of(
         self, params: GaussianMixtureParams, table: Table
@@ -335,141 +297,23 @@ class GaussianMixture(DensityMixin, EMEstimator):
             "means_": params.means,
             "covariances_": params.covariances,
             "precisions_cholesky_": U,
-            "precisions_": _squared(U, self.covariance_type),
+            "precisions_": precisions_of(U, self.covariance_type),
         }
-        attributes = {
-            **{name: value.astype(table.dtype) for name, value in arrays.items()},
-            **self._columns_of(table),
+        attributes: dict[str, Any] = {
+            name: value.astype(table.dtype) for name, value in arrays.items()
         }
         if self.max_iter == 0:
             attributes |= {"n_iter_": 0, "lower_bounds_": [], "converged_": False}
         return attributes
 
-    # -------------------------------------------------------------- what is fitted
-
-    def predict(self, X: Any) -> Any:
-        """Return the most probable component of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Of any kind that `fit` accepts; chunk sizes may be unknown.
-
-        Returns
-        -------
-        labels : array of int of shape (n_samples,)
-            A Dask array with the chunks of `X` if that is lazy, a DataArray of the
-            sample dimensions if it is labelled.
-        """
-        return self._evaluate(X, "component", _Density.components, np.intp)
-
-    def predict_proba(self, X: Any) -> Any:
-        """Return the probability with which each row belongs to each component.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Of any kind that `fit` accepts; chunk sizes may be unknown.
-
-        Returns
-        -------
-        responsibilities : array of shape (n_samples, n_components)
-            In the precision of `X`. A Dask array with the chunks of `X` if that is
-            lazy, a DataArray of the sample dimensions and ``component`` if it is
-            labelled.
-        """
-        return self._evaluate(X, "probability", _Density.responsibilities, None, True)
-
-    def score_samples(self, X: Any) -> Any:
-        """Return the log density of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Of any kind that `fit` accepts; chunk sizes may be unknown.
-
-        Returns
-        -------
-        log_density : array of shape (n_samples,)
-            In the precision of `X`. A Dask array with the chunks of `X` if that is
-            lazy, a DataArray of the sample dimensions if it is labelled.
-        """
-        return self._evaluate(X, "log_density", _Density.log_density, None)
-
-    def _evaluate(
-        self,
-        X: Any,
-        name: str,
-        function: Callable[[_Density, Array], Array],
-        dtype: Any,
-        by_component: bool = False,
-    ) -> Any:
-        table = self._table(X)
-        values = table.map(
-            _Evaluation(self._density(), function),
-            table.dtype if dtype is None else dtype,
-            len(self.weights_) if by_component else None,
-        )
-        return table.wrap(values, name)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Return the mean log-likelihood of rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Of any kind that `fit` accepts. Lazy data are computed.
-        y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        log_likelihood : float
-            An awaitable of it for lazy data if the current Dask client is
-            asynchronous.
-        """
-        table = self._table(X, sample_weight)
-        return self._with_likelihood(
-            table, self._log_density(), lambda total, weight: total / weight
+    def _density(self) -> GaussianMixtureDensity:
+        return GaussianMixtureDensity(
+            self.covariance_type,  # type: ignore[arg-type]
+            *self._in_float64("weights_", "means_", "precisions_cholesky_"),
         )
 
-    def aic(self, X: Any) -> Any:
-        """Return Akaike's information criterion for some rows; less is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Of any kind that `fit` accepts. Lazy data are computed.
-
-        Returns
-        -------
-        aic : float
-            An awaitable of it as for `score`.
-        """
-        table, penalty = self._table(X), 2 * self._n_parameters()
-        return self._with_likelihood(
-            table, self._log_density(), lambda total, n_rows: penalty - 2 * total
-        )
-
-    def bic(self, X: Any) -> Any:
-        """Return the Bayesian information criterion for some rows; less is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Of any kind that `fit` accepts. Lazy data are computed.
-
-        Returns
-        -------
-        bic : float
-            An awaitable of it as for `score`.
-        """
-        table, n = self._table(X), self._n_parameters()
-        return self._with_likelihood(
-            table,
-            self._log_density(),
-            lambda total, n_rows: n * math.log(n_rows) - 2 * total,
-        )
+    def _in_float64(self, *names: str) -> list[Array]:
+        return [np.asarray(getattr(self, name), dtype=np.float64) for name in names]
 
     def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
         """Draw rows from the mixture.
@@ -508,12 +352,7 @@ class GaussianMixture(DensityMixin, EMEstimator):
                 return rng.multivariate_normal(mean, covariance, n)
             return mean + rng.standard_normal(size=(n, d)) * np.sqrt(covariance)
 
-        rows = [
-            draw(mean, covariance, int(n))
-            for mean, covariance, n in zip(
-                self.means_, covariances, counts, strict=True
-            )
-        ]
+        rows = list(map(draw, self.means_, covariances, counts))
         return np.vstack(rows), np.repeat(np.arange(k), counts)
 
     def to_sklearn(self) -> Any:
@@ -533,8 +372,6 @@ class GaussianMixture(DensityMixin, EMEstimator):
         >>> bool((mixture.to_sklearn().predict(X) == mixture.predict(X)).all())
         True
         """
-        from copy import deepcopy
-
         from sklearn.mixture import GaussianMixture as Sklearns
 
         check_is_fitted(self)
@@ -548,76 +385,6 @@ class GaussianMixture(DensityMixin, EMEstimator):
                 setattr(theirs, name, deepcopy(value))
         return theirs
 
-    def _density(self) -> _Density:
-        """Return the density that the public attributes describe."""
-        return _Density(
-            self.covariance_type,
-            *(
-                np.asarray(value, dtype=np.float64)
-                for value in (self.weights_, self.means_, self.precisions_cholesky_)
-            ),
-        )
-
-    def _log_density(self) -> _Evaluation:
-        return _Evaluation(self._density(), _Density.log_density)
-
-    def _n_parameters(self) -> int:
-        """Return the number of free parameters."""
-        k, d = self.means_.shape
-        covariances = {
-            "full": k * d * (d + 1) // 2,
-            "tied": d * (d + 1) // 2,
-            "diag": k * d,
-            "spherical": k,
-        }
-        return int(covariances[self.covariance_type] + k * d + k - 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Density:
-    """A mixture's density, small enough to send to where the rows are."""
-
-    covariance_type: str
-    weights: Array
-    means: Array
-    precisions_cholesky: Array
-
-    def joint(self, X: Array) -> Array:
-        """Return log densities of rows and components together."""
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(self.weights)
-        return weighted_log_prob(
-            X,
-            # near the rows, so that differences are taken before rounding
-            self.means.mean(axis=0),
-            log_weights,
-            self.means,
-            self.precisions_cholesky,
-            self.covariance_type,
-        )
-
-    def components(self, X: Array) -> Array:
-        return self.joint(X).argmax(axis=1)
-
-    def log_density(self, X: Array) -> Array:
-        return logsumexp(self.joint(X), axis=1)
-
-    def responsibilities(self, X: Array) -> Array:
-        joint = self.joint(X)
-        with np.errstate(under="ignore"):
-            return np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evaluation:
-    """One of a density's methods, as a function of rows."""
-
-    density: _Density
-    method: Callable[[_Density, Array], Array]
-
-    def __call__(self, X: Array) -> Array:
-        return self.method(self.density, X)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Resting(GaussianMixtureModel):
@@ -628,101 +395,3 @@ class _Resting(GaussianMixtureModel):
     ) -> GaussianMixtureParams:
         """Return the parameters as they are."""
         return params
-
-
-def _squared(U: Array, covariance_type: str) -> Array:
-    """Return precisions from their factors."""
-    if covariance_type in ("full", "tied"):
-        return U @ U.swapaxes(-1, -2)
-    return np.square(U)
-
-
-# -------------------------------------------------------------- parameters, checked
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
-    def holds(value: Any) -> bool:
-        return isinstance(value, str) and value in names
-
-    return holds, f"one of {', '.join(map(repr, names))}"
-
-
-def _integer_from(least: int) -> tuple[Callable[[Any], bool], str]:
-    return (
-        lambda value: _is_integer(value) and value >= least,
-        f"an integer of at least {least}",
-    )
-
-
-_NOT_NEGATIVE = lambda value: _is_real(value) and value >= 0, "a number of at least 0"
-
-#: What scikit-learn's parameters must be; `fit_em` checks the others.
-_WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "n_components": _integer_from(1),
-    "covariance_type": _one_of("full", "tied", "diag", "spherical"),
-    "tol": _NOT_NEGATIVE,
-    "reg_covar": _NOT_NEGATIVE,
-    "max_iter": _integer_from(0),
-    "n_init": _integer_from(1),
-    "init_params": _one_of("kmeans", "k-means++", "random", "random_from_data"),
-    "warm_start": (lambda value: isinstance(value, bool | np.bool_), "True or False"),
-    "verbose": (
-        lambda value: isinstance(value, Integral) and int(value) >= 0,
-        "True, False or an integer of at least 0",
-    ),
-    "verbose_interval": _integer_from(1),
-}
-
-
-def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    array = check_array(
-        value, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True
-    )
-    if array.shape != shape:
-        raise ValueError(
-            f"The parameter '{name}' should have the shape of {shape}, but got "
-            f"{array.shape}"
-        )
-    return array
-
-
-def _check_weights(value: Any, n_components: int) -> Array:
-    weights = _checked("weights", value, (n_components,))
-    if (weights < 0).any() or (weights > 1).any():
-        raise ValueError(
-            "The parameter 'weights' should be in the range [0, 1], but got max value "
-            f"{weights.max():.5f}, min value {weights.min():.5f}"
-        )
-    total = weights.sum(dtype=np.float64)
-    if abs(1 - total) > (1e-6 if weights.dtype == np.float32 else 1e-8):
-        raise ValueError(
-            "The parameter 'weights' should be normalized, but got sum(weights) = "
-            f"{total:.5f}"
-        )
-    return weights
-
-
-def _check_precisions(
-    value: Any, covariance_type: str, n_components: int, n_features: int
-) -> Array:
-    k, d = n_components, n_features
-    shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}
-    name = f"{covariance_type} precision"
-    precisions = _checked(name, value, shape[covariance_type])
-    if covariance_type in ("diag", "spherical"):
-        if not (precisions > 0).all():
-            raise ValueError(f"'{name}' should be positive")
-    elif not (
-        np.allclose(precisions, precisions.swapaxes(-1, -2))
-        and (np.linalg.eigvalsh(precisions) > 0).all()
-    ):
-        raise ValueError(f"'{name}' should be symmetric, positive-definite")
-    return precisions

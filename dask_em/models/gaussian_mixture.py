@@ -22,7 +22,7 @@ __all__ = [
     "precisions_cholesky_of",
 ]
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 InitParams = Literal["kmeans", "k-means++", "random", "random_from_data"]
 
@@ -87,7 +87,7 @@ class _WithScatter:
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
-    """A mixture of K Gaussians, as in scikit-learn.
+    r"""A mixture of K Gaussians, as in scikit-learn.
 
     The bound is that of Neal and Hinton (1998),
 
@@ -330,9 +330,7 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
                 half_log_det = np.log(np.diagonal(U, axis1=1, axis2=2)).sum(axis=1)
                 distance = np.sum(np.matmul(scatter, U) * U)
             case "tied":
-                half_log_det = np.full(
-                    self.n_components, np.log(np.diagonal(U)).sum()
-                )
+                half_log_det = np.full(self.n_components, np.log(np.diagonal(U)).sum())
                 distance = np.sum((scatter @ U) * U)
             case "diag":
                 half_log_det = np.log(U).sum(axis=1)
@@ -359,9 +357,7 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
         first = stats.first + stats.counts[:, None] * offset
         means = shift + offset
         cross = first.T @ means
-        return (
-            stats.second + (means.T * stats.counts) @ means - cross - cross.T
-        )
+        return stats.second + (means.T * stats.counts) @ means - cross - cross.T
 
     def _with_precisions(
         self,

@@ -18,7 +18,7 @@ from ..statistics import Statistics
 
 __all__ = ["Clusters", "cluster", "nearest", "plus_plus", "seeds"]
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 #: Rounds of k-means||, and candidates per round and centre (Bahmani et al., 2012).
 ROUNDS = 5
@@ -161,10 +161,7 @@ class _Inertia:
 
     def __call__(self, prepared: Any, rng: np.random.Generator) -> float:
         return float(
-            sum(
-                w @ nearest(X, self.centres)[1]
-                for X, w in _tiles(_rows_of(prepared))
-            )
+            sum(w @ nearest(X, self.centres)[1] for X, w in _tiles(_rows_of(prepared)))
         )
 
 

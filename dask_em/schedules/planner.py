@@ -88,8 +88,9 @@ class Planner:
             case StatsRejected():
                 return self._rejected(event)
             case StatsDropped():
-                self._release(event.shard, event.worker, reported=True)
-                return self._fill_one(event.worker)
+                if self._release(event.shard, event.worker, reported=True):
+                    self._return(self.ledger.records[event.shard])
+                return self._fill_these(event.worker)
             case ShardFailed():
                 if self._release(event.shard, event.worker, reported=False):
                     self._return(self.ledger.records[event.shard], front=True)
@@ -116,14 +117,16 @@ class Planner:
         self._running[event.shard].clear()
         if event.extra:
             self._return(record)
-            return self._fill_one(event.worker)
+            return self._fill_these(event.worker, record.holder)
         rose = self.ledger.accept(event.shard, event.version)
         self._overdue.discard(event.shard)
         self._return(record)
         actions = self._conclude_if_due()
         if actions:
             return actions
-        return self._fill_hungry() if rose else self._fill_one(event.worker)
+        if rose:
+            return self._fill_hungry()
+        return self._fill_these(event.worker, record.holder)
 
     def _rejected(self, event: StatsRejected) -> list[Action]:
         record = self.ledger.records[event.shard]
@@ -133,7 +136,7 @@ class Planner:
             self._overdue.add(event.shard)
         if live:
             self._return(record, front=True)
-        return self._fill_one(event.worker)
+        return self._fill_these(event.worker, record.holder)
 
     def _advance(self, version: int) -> list[Action]:
         self._m_step_pending = False
@@ -223,14 +226,23 @@ class Planner:
 
     # --------------------------------------------------------------- dispatch
 
-    def _fill_one(self, name: str) -> list[Action]:
-        worker = self._roster.get(name)
-        return [] if worker is None else self._fill([worker])
+    def _fill_these(self, *names: str) -> list[Action]:
+        found = (self._roster.get(name) for name in dict.fromkeys(names))
+        return self._fill([worker for worker in found if worker is not None])
 
     def _fill_hungry(self) -> list[Action]:
         return self._fill(self._roster.hungry())
 
     def _fill(self, workers: list[Worker]) -> list[Action]:
+        """Give workers what they may do now; see to it that somebody does something."""
+        actions = self._dispatch(workers)
+        if not actions and len(self._roster) and not self._roster.busy:
+            actions = self._dispatch(self._roster.hungry()) or self._break_deadlock()
+        if any(not w.in_flight for w in workers):
+            actions += self._reminder()
+        return actions
+
+    def _dispatch(self, workers: list[Worker]) -> list[Action]:
         actions: list[Action] = []
         for worker in workers:
             while len(worker.in_flight) < self._roster.depth(worker):
@@ -238,9 +250,7 @@ class Planner:
                 if not found:
                     break
                 actions += found
-        if any(not w.in_flight for w in workers):
-            actions += self._reminder()
-        return actions or self._break_deadlock()
+        return actions
 
     def _next(self, worker: Worker) -> list[Action]:
         """Return what the worker is to do next, if there is anything."""
@@ -267,15 +277,14 @@ class Planner:
     ) -> RunEStep:
         worker.in_flight[record.index] = self._roster.now
         self._running[record.index].add(worker.name)
-        return RunEStep(
-            record.index, worker.name, self.ledger.version, extra
-        )
+        return RunEStep(record.index, worker.name, self.ledger.version, extra)
 
     def _front(self, worker: Worker) -> ShardRecord | None:
-        """Return the stalest shard on a worker, if it may start."""
+        """Return the stalest shard on a worker that may start."""
         for index in worker.ready:
             record = self.ledger.records[index]
-            return record if self._admissible(record) else None
+            if self._admissible(record):
+                return record
         return None
 
     def _relieve(self, worker: Worker) -> list[Action]:
@@ -294,9 +303,7 @@ class Planner:
         ):
             return []
         mine = self._roster.seconds(worker, record)
-        if not self.assignment.pays(
-            self._roster.backlog(donor), mine, record.nbytes
-        ):
+        if not self.assignment.pays(self._roster.backlog(donor), mine, record.nbytes):
             return []
         if len(donor.in_flight) > 1:
             del donor.in_flight[index]
@@ -348,9 +355,7 @@ class Planner:
         if record is None:
             return None
         mine = self._roster.backlog(worker) + self._roster.seconds(worker, record)
-        pays = self.assignment.pays(
-            self._roster.backlog(donor), mine, record.nbytes
-        )
+        pays = self.assignment.pays(self._roster.backlog(donor), mine, record.nbytes)
         return donor if pays else None
 
     def _reminder(self) -> list[Action]:
@@ -364,17 +369,12 @@ class Planner:
         return [WakeAt(self._wake)]
 
     def _break_deadlock(self) -> list[Action]:
-        """Return an M-step if nothing is under way and nothing may start.
+        """Return an M-step where nothing is under way and nothing may start.
 
         A schedule's bound on staleness can be overdrawn by a verification, which
         visits every shard; the M-step that is due then makes all shards stale again.
         """
-        if (
-            not len(self._roster)
-            or self._m_step_pending
-            or self._verifying
-            or self._roster.busy
-        ):
+        if self._m_step_pending or self._verifying:
             return []
         if self.ledger.n_unseen:
             raise RuntimeError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -91,6 +91,9 @@ class Transport(ABC):
     pieces resident, `map` runs something over all of them, and between `begin` and
     `cancel` E-steps are submitted and their outcomes received.
     """
+
+    #: Whether the clock is not the real one.
+    virtual: ClassVar[bool] = False
 
     @abstractmethod
     async def open(self, data: Data, n_shards: int | None) -> list[Piece]:

@@ -23,14 +23,14 @@ from distributed import (
     get_client,
     get_worker,
     span,
-    wait,
     worker_client,
 )
 from distributed.comm import CommClosedError
 from distributed.scheduler import NoValidWorkerError
 
-from ..model import Block, Model
-from ..sharding import DaskData, Data, MemoryData, Part, Piece, Recipe, Shard, cut
+from ..model import Model
+from ..sharding import DaskData, Data, MemoryData, Piece, Recipe, Shard, cut
+from . import tasks
 from .base import (
     EStep,
     Failure,
@@ -38,8 +38,6 @@ from .base import (
     Transport,
     TransportEvent,
     WorkersAre,
-    apply_to_piece,
-    execute,
 )
 from .runner import run
 
@@ -82,11 +80,6 @@ _LOST = (
 )
 
 
-@sizeof.register(Block)
-def _sizeof_block(block: Block) -> int:
-    return block.nbytes
-
-
 @dataclasses.dataclass(eq=False)
 class _Flight:
     """An E-step under way: the asyncio task that looks after it, and Dask's."""
@@ -127,6 +120,8 @@ class Futures(Transport):
     >>> fit.converged_
     True
     """
+
+    _slots: tuple[str, ...] = ()
 
     def __init__(self, client: Client | None = None) -> None:
         self._given = client
@@ -234,13 +229,13 @@ class Futures(Transport):
         """Wait for something on the cluster, but not longer than there is one."""
         task = asyncio.ensure_future(work)
         try:
-            await asyncio.wait(
-                {task, self._broken}, return_when=asyncio.FIRST_COMPLETED
-            )
+            both: set[asyncio.Future[Any]] = {task, self._broken}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 self._broken.result()
             return task.result()
         finally:
+            task.add_done_callback(_seen)
             task.cancel()
 
     async def _wait_for_workers(self) -> tuple[str, ...]:
@@ -345,9 +340,7 @@ class Futures(Transport):
         turns = {a: itertools.cycle(slots) for a, slots in by_address.items()}
         if all(piece.owner in turns for piece in pieces):
             # neighbours in turn: every thread gets as many as the others
-            return [
-                dataclasses.replace(p, owner=next(turns[p.owner])) for p in pieces
-            ]
+            return [dataclasses.replace(p, owner=next(turns[p.owner])) for p in pieces]
         n = len(pieces)
         return [
             dataclasses.replace(p, owner=self._slots[p.index * len(self._slots) // n])
@@ -374,7 +367,7 @@ class Futures(Transport):
             async with at_once:
                 address = _address(self._pieces[indices[0]].owner)
                 futures = await self._scatter(
-                    [_Blocks(data.load(self._pieces[i])) for i in indices], address
+                    [tasks.Blocks(data.load(self._pieces[i])) for i in indices], address
                 )
             for i, future in zip(indices, futures, strict=True):
                 held[i] = future
@@ -404,11 +397,9 @@ class Futures(Transport):
                 await asyncio.sleep(_LOOK)
         raise AssertionError
 
-    def _assembled(
-        self, piece: Piece, chunks: Sequence[tuple[Any, Any, Any]]
-    ) -> Any:
+    def _assembled(self, piece: Piece, chunks: Sequence[tuple[Any, Any, Any]]) -> Any:
         return self._submit(
-            _assemble,
+            tasks.assemble,
             piece.parts,
             self._persisted,
             *zip(*(chunks[part.chunk] for part in piece.parts), strict=True),
@@ -459,11 +450,13 @@ class Futures(Transport):
         self._moves[i] = 0
         piece = self._pieces[i]
         if isinstance(self._data, MemoryData):
-            [made] = await self._scatter([_Blocks(self._data.load(piece))], address)
+            [made] = await self._scatter(
+                [tasks.Blocks(self._data.load(piece))], address
+            )
         else:
             assert isinstance(self._data, DaskData)
             made = self._submit(
-                _load,
+                tasks.load,
                 self._data.recipe(piece),
                 key=(f"piece-{self._fit}", i, next(self._serial)),
                 address=address,
@@ -478,9 +471,9 @@ class Futures(Transport):
         What it depends on must be held until it is done: a release overtakes the
         task on its way to the scheduler.
         """
-        restriction = (
-            {} if address is None else {"workers": [address], "allow_other_workers": True}
-        )
+        restriction: dict[str, Any] = {}
+        if address is not None:
+            restriction = {"workers": [address], "allow_other_workers": True}
         with dask.annotate(span=self._span):
             return self._client.submit(fn, *args, key=key, pure=False, **restriction)
 
@@ -500,7 +493,7 @@ class Futures(Transport):
         async def over(owner: str, indices: list[int]) -> None:
             for attempt in itertools.count(1):
                 future = self._submit(
-                    _map_pieces,
+                    tasks.map_pieces,
                     fn,
                     seed,
                     indices,
@@ -521,9 +514,7 @@ class Futures(Transport):
             for index, result in zip(indices, found, strict=True):
                 results[index] = result
 
-        await self._unless_broken(
-            _gathered([over(owner, indices) for owner, indices in by_owner.items()])
-        )
+        await self._unless_broken(_gathered([over(*item) for item in by_owner.items()]))
         return results
 
     async def _outcome(self, future: Any, indices: Sequence[int]) -> Any:
@@ -559,16 +550,19 @@ class Futures(Transport):
             return await future
         key = future.key
         fetching = {asyncio.ensure_future(_value_of(future))}
-        done, _ = await asyncio.wait(fetching, timeout=_HUNG)
-        if not done:
-            alone = self._client.scheduler.gather(keys=[key])
-            fetching.add(asyncio.ensure_future(_from_response(alone, key)))
-            done, _ = await asyncio.wait(
-                fetching, return_when=asyncio.FIRST_COMPLETED
-            )
-        for other in fetching - done:
-            other.cancel()
-        return done.pop().result()
+        try:
+            done, _ = await asyncio.wait(fetching, timeout=_HUNG)
+            if not done:
+                alone = self._client.scheduler.gather(keys=[key])
+                fetching.add(asyncio.ensure_future(_from_response(alone, key)))
+                done, _ = await asyncio.wait(
+                    fetching, return_when=asyncio.FIRST_COMPLETED
+                )
+            return done.pop().result()
+        finally:
+            for task in fetching:
+                task.add_done_callback(_seen)
+                task.cancel()
 
     @property
     def _replaceable(self) -> bool:
@@ -588,9 +582,9 @@ class Futures(Transport):
         assert self._prepare is not None
         model, summary = self._prepare
         if isinstance(piece, Recipe):
-            return _Lazily(piece, model, summary)
+            return tasks.Lazily(piece, model, summary)
         made = self._submit(
-            _prepare_piece,
+            tasks.prepare_piece,
             model,
             summary,
             piece,
@@ -673,6 +667,8 @@ class Futures(Transport):
             blame = error if isinstance(error, KilledWorker) else None
             event = Failure(e_step.shard, e_step.worker, blame)
         except Exception as error:
+            if self._client.status == "closed":
+                raise self._gone() from error
             event = Failure(e_step.shard, e_step.worker, error)
         finally:
             if flight.future is not None:
@@ -687,25 +683,30 @@ class Futures(Transport):
         for i in indices:
             while isinstance(making := self._held[i], asyncio.Task):
                 await asyncio.wait({making})
-        params: Any = _Opaque(e_step.params)
+        params: Any = tasks.Opaque(e_step.params)
         if _nbytes(e_step.params) > _SMALL:
             params = self._params.get(e_step.version)
             if params is None or _is_lost(params):
                 params = self._params[e_step.version] = self._submit(
-                    _identity,
-                    _Opaque(e_step.params),
+                    tasks.identity,
+                    tasks.Opaque(e_step.params),
                     key=(f"params-{self._fit}", e_step.version, next(self._serial)),
                     address=None,
                 )
         flight.future = self._submit(
-            _e_step,
+            tasks.e_step,
             self._model,
             dataclasses.replace(e_step, params=None),
             params,
             (self._fit, self._run, e_step.shard),
             e_step.shard in self._visited,
             *(self._held[i] for i in indices),
-            key=(f"e_step-{self._fit}", e_step.version, e_step.shard, next(self._serial)),
+            key=(
+                f"e_step-{self._fit}",
+                e_step.version,
+                e_step.shard,
+                next(self._serial),
+            ),
             address=_address(e_step.worker),
         )
 
@@ -844,7 +845,7 @@ class Futures(Transport):
                 continue
             self._moves[i] += 1
             self._held[i] = self._submit(
-                _identity,
+                tasks.identity,
                 held,
                 key=(f"piece-{self._fit}", i, next(self._serial)),
                 address=address,
@@ -909,9 +910,9 @@ class Futures(Transport):
             fit = self._fit
 
             def forget() -> None:
-                from dask_em.transports import futures
+                from dask_em.transports import tasks
 
-                futures.forget_states(fit)
+                tasks.forget_states(fit)
 
             try:
                 async with asyncio.timeout(10):
@@ -942,17 +943,28 @@ def _is_lost(held: Any) -> bool:
 
 
 async def _all_done(futures: Sequence[Any]) -> None:
-    if futures:
-        await wait(list(futures))
+    """Wait for tasks to end, well or in error; raise if one is cancelled."""
+    for future in futures:
+        await future.exception()
+        if future.cancelled():
+            raise CancelledError(future.key)
 
 
 async def _done_within(future: Any, seconds: float) -> bool:
     """Whether a task is done by then; raise if it is cancelled."""
+    waiting = asyncio.ensure_future(_all_done([future]))
     try:
-        await wait([future], timeout=seconds)
-    except TimeoutError:
-        return False
-    return True
+        done, _ = await asyncio.wait({waiting}, timeout=seconds)
+        return bool(done) and waiting.result() is None
+    finally:
+        waiting.add_done_callback(_seen)
+        waiting.cancel()
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Look at the outcome of a task that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _value_of(future: Any) -> Any:
@@ -975,7 +987,7 @@ async def _from_response(response: Awaitable[Any], key: Any) -> Any:
 async def _hold(old: Any, new: Any) -> None:
     """Keep a future until what was made of it is there."""
     try:
-        await wait([new])
+        await _all_done([new])
     except _LOST:
         if _cancelled():
             raise
@@ -991,6 +1003,7 @@ async def _gathered(work: Sequence[Coroutine[Any, Any, Any]]) -> None:
             await task
     finally:
         for unfinished in tasks:
+            unfinished.add_done_callback(_seen)
             unfinished.cancel()
 
 
@@ -1036,120 +1049,3 @@ def _nbytes(params: Any) -> int:
     return sum(
         np.asarray(getattr(params, f.name)).nbytes for f in dataclasses.fields(params)
     )
-
-
-# ---------------------------------------------------------------- on the workers
-
-
-@dataclasses.dataclass(frozen=True)
-class _Blocks:
-    """The blocks of a piece, opaque to Dask."""
-
-    blocks: list[Any]
-    #: Whether these are views of chunks that somebody else keeps on this worker.
-    borrowed: bool = False
-
-    def __reduce__(self) -> Any:
-        return _Blocks, (self.blocks,)  # a copy borrows nothing
-
-
-@sizeof.register(_Blocks)
-def _sizeof_blocks(blocks: _Blocks) -> int:
-    return 1000 if blocks.borrowed else sum(_size(b) for b in blocks.blocks)
-
-
-def _size(value: Any) -> int:
-    """Return the bytes of what a model prepared, which may be a class of its own."""
-    if isinstance(value, (tuple, list)):
-        return sum(_size(v) for v in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return sum(_size(getattr(value, f.name)) for f in dataclasses.fields(value))
-    return int(sizeof(value))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Opaque:
-    """A value in which Dask is not to look for futures."""
-
-    value: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class _Lazily:
-    """A recipe whose blocks are to be prepared every time."""
-
-    recipe: Recipe
-    model: Model[Any, Any]
-    summary: Any
-
-    def load(self) -> list[Any]:
-        return [self.model.prepare(b, self.summary) for b in self.recipe.load()]
-
-
-#: Latent states of shards on this worker, by (fit, run, shard).
-_STATES: dict[tuple[str, int, int], Any] = {}
-
-
-def forget_states(fit: str) -> None:
-    """Drop the latent states of a fit from this worker."""
-    for key in [k for k in _STATES if k[0] == fit]:
-        _STATES.pop(key, None)
-
-
-def _identity(value: R) -> R:
-    return value
-
-
-def _assemble(
-    parts: Sequence[Part], borrowed: bool, *columns: Sequence[Any]
-) -> _Blocks:
-    """Make blocks of chunks; a view where it can be one."""
-    return _Blocks(
-        [
-            Block(*(None if c is None else np.asarray(c) for c in row)).rows(
-                slice(part.start, part.stop)
-            )
-            for part, row in zip(parts, zip(*columns, strict=True), strict=True)
-        ],
-        borrowed,
-    )
-
-
-def _load(recipe: Recipe) -> _Blocks:
-    return _Blocks(recipe.load())
-
-
-def _loaded(piece: Any) -> list[Any]:
-    return piece.blocks if isinstance(piece, _Blocks) else piece.load()
-
-
-def _prepare_piece(model: Model[Any, Any], summary: Any, piece: _Blocks) -> _Blocks:
-    return _Blocks([model.prepare(block, summary) for block in piece.blocks])
-
-
-def _map_pieces(fn: Any, seed: int, indices: Sequence[int], *pieces: Any) -> list[Any]:
-    return [
-        apply_to_piece(fn, _loaded(piece), seed, index)
-        for index, piece in zip(indices, pieces, strict=True)
-    ]
-
-
-def _e_step(
-    model: Model[Any, Any],
-    e_step: EStep,
-    params: _Opaque,
-    state_key: tuple[str, int, int],
-    visited: bool,
-    *pieces: Any,
-) -> tuple[Any, bool, bool]:
-    """Run an E-step; say whether latent state was lost, and whether there is any."""
-    prepared = [block for piece in pieces for block in _loaded(piece)]
-    local = _STATES.get(state_key)
-    stats, state = execute(
-        model, dataclasses.replace(e_step, params=params.value), prepared, local
-    )
-    if state is not None:
-        _STATES[state_key] = state
-    restarted = visited and local is None and state is not None
-    return stats, restarted, state is not None
-

@@ -8,9 +8,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-__all__ = ["run"]
+__all__ = ["Interrupted", "run"]
 
 R = TypeVar("R")
+
+
+class Interrupted(Exception):
+    """A fit that was interrupted before it had anything to return."""
 
 
 def run(
@@ -50,3 +54,5 @@ def run(
             if future.done():
                 raise
             interrupt()
+        except Interrupted:
+            raise KeyboardInterrupt from None

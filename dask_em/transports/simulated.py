@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import itertools
 from collections import deque
@@ -100,6 +101,8 @@ class Simulated(Transport):
     True
     """
 
+    virtual = True
+
     def __init__(
         self,
         n_workers: int = 16,
@@ -172,9 +175,9 @@ class Simulated(Transport):
         self._blocks = [data.load(p) for p in self._pieces]
         for fault in self.faults:
             name = self._names[fault.worker]
-            self._at(fault.at, lambda name=name: self._die(name))
+            self._at(fault.at, functools.partial(self._die, name))
             if fault.back is not None:
-                self._at(fault.back, lambda name=name: self._return(name))
+                self._at(fault.back, functools.partial(self._return, name))
         return self._pieces
 
     async def map(
@@ -182,8 +185,7 @@ class Simulated(Transport):
     ) -> list[R]:
         """Apply `fn` to all pieces, in no virtual time."""
         return [
-            apply_to_piece(fn, blocks, seed, i)
-            for i, blocks in enumerate(self._blocks)
+            apply_to_piece(fn, blocks, seed, i) for i, blocks in enumerate(self._blocks)
         ]
 
     async def prepare(self, model: Model[Any, Any], summary: Any) -> None:
