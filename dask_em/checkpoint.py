@@ -54,6 +54,16 @@ class Checkpoint:
     best_bound: float = float("-inf")
 
 
+_SCALARS = tuple(
+    f.name for f in dataclasses.fields(Checkpoint) if f.name not in ("params", "best")
+)
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as Python's, which JSON knows."""
+    return value.item()
+
+
 def fingerprint_of(model: Model[Any, Any], summary: Any) -> dict[str, Any]:
     """Describe model and data, to tell a foreign checkpoint from one's own."""
     found: dict[str, Any] = {
@@ -114,6 +124,11 @@ class Checkpointer:
                 f"checkpoint={self.location!r} is no directory or URL that fsspec can "
                 f"open ({error})."
             ) from error
+        if self._fs.isfile(self._root):
+            raise ValueError(
+                f"checkpoint={self.location!r} is a file; give a directory, which is "
+                "made where there is none."
+            )
         self._path = f"{self._root.rstrip('/')}/{_FILE}"
         self._fingerprint = fingerprint
         self._known: float | None = None
@@ -138,11 +153,7 @@ class Checkpointer:
             "fingerprint": self._fingerprint,
             "type": type(checkpoint.params).__qualname__,
             "versions": _versions(),
-            **{
-                f.name: getattr(checkpoint, f.name)
-                for f in dataclasses.fields(checkpoint)
-                if f.name not in ("params", "best")
-            },
+            **{name: getattr(checkpoint, name) for name in _SCALARS},
         }
         arrays: dict[str, Any] = {
             f"{part}.{f.name}": np.asarray(getattr(params, f.name))
@@ -153,8 +164,14 @@ class Checkpointer:
             if params is not None
             for f in dataclasses.fields(params)
         }
+        for name, array in arrays.items():
+            if array.dtype.hasobject:
+                raise TypeError(
+                    f"{name} cannot be saved in a checkpoint: the fields of "
+                    f"{header['type']} must be numbers or arrays of numbers"
+                )
         buffer = io.BytesIO()
-        np.savez(buffer, header=np.array(json.dumps(header)), **arrays)
+        np.savez(buffer, header=np.array(json.dumps(header, default=_plain)), **arrays)
         self._fs.makedirs(self._root, exist_ok=True)
         partial = f"{self._path}.{uuid.uuid4().hex}.partial"
         try:
@@ -196,6 +213,9 @@ class Checkpointer:
                 arrays = {k: archive[k] for k in archive.files if k != "header"}
             if header["format"] != _FORMAT:
                 raise ValueError(f"format {header['format']}")
+            expected = {"fingerprint", "type", *_SCALARS}
+            if missing := expected - header.keys():
+                raise ValueError(f"without {', '.join(sorted(missing))}")
         except Exception as error:
             raise ValueError(
                 f"the checkpoint in {self.location!r} cannot be read ({error}); move "
@@ -222,11 +242,7 @@ class Checkpointer:
         return Checkpoint(
             params=params,
             best=best,
-            **{
-                f.name: header[f.name]
-                for f in dataclasses.fields(Checkpoint)
-                if f.name not in ("params", "best")
-            },
+            **{name: header[name] for name in _SCALARS},
         )
 
 
@@ -244,6 +260,11 @@ def _params_type(model: Model[Any, Any], name: str) -> Any:
 def _restored(part: str, type_: Any, arrays: dict[str, Any]) -> Any:
     values = {}
     for f in dataclasses.fields(type_):
+        if f"{part}.{f.name}" not in arrays:
+            raise ValueError(
+                f"the checkpoint has no {f.name} for {type_.__qualname__}; it is of "
+                "another version of the model: choose another directory, or remove it"
+            )
         value = arrays[f"{part}.{f.name}"]
         values[f.name] = value.item() if value.ndim == 0 else value
     return type_(**values)

@@ -254,7 +254,9 @@ def lazy_data(chunks=(5, 0, 11, 7)):
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 30), st.sampled_from([(23,), (5, 0, 11, 7), (0, 1, 22), (1,) * N]))
+@given(
+    st.integers(1, 30), st.sampled_from([(23,), (5, 0, 11, 7), (0, 1, 22), (1,) * N])
+)
 def test_recipes_bring_every_row_back_with_its_target_and_weight(n, chunks):
     data = lazy_data(chunks)
     assert data.chunk_rows == chunks

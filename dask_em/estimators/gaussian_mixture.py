@@ -120,7 +120,7 @@ class GaussianMixture(MixtureMixin, EMEstimator):
     result_ : EMResult
         Status, exact log-likelihood, log of the fit and settings used.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Where columns have names that are strings.
 
     See Also

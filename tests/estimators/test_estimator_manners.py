@@ -132,4 +132,5 @@ def test_bad_rows_to_predict(fitted, lazy):
 
 def test_html():
     html = GaussianMixture()._repr_html_()
-    assert "dask_em.GaussianMixture.html" in html
+    assert "GaussianMixture" in html
+    assert "sklearn.mixture.GaussianMixture.html" not in html  # the page of another

@@ -89,9 +89,7 @@ def test_synchronous_by_hand():
 def test_fraction_counts_reports_since_the_last_m_step_and_discards_nobody():
     p = plan(FractionBarrier(0.5), "abcd")
     # the first M-step needs all shards, whatever gamma is
-    assert first_pass(p, ["0a", "1b", "2c", "3d"]) == e_steps(
-        1, "0a", "1b", "2c", "3d"
-    )
+    assert first_pass(p, ["0a", "1b", "2c", "3d"]) == e_steps(1, "0a", "1b", "2c", "3d")
     assert arrive(p, "0a", 1, 2.0) == []
     assert arrive(p, "1b", 1, 3.0) == [RunMStep()]
     # the others are neither recalled nor given anything else
@@ -174,7 +172,9 @@ def test_extra_updates_are_limited_between_m_steps(max_extra):
     assert arrive(p, "1b", 1, 200.0) == [RunMStep()]
     assert p.handle(MStepDone(2, 200.0)) == e_steps(2, "0a", "1b")
     # the next version has its own allowance
-    assert arrive(p, "0a", 2, 201.0) == e_steps(2, *["0a"] * (max_extra > 0), extra=True)
+    assert arrive(p, "0a", 2, 201.0) == e_steps(
+        2, *["0a"] * (max_extra > 0), extra=True
+    )
 
 
 def test_no_extra_updates_while_verifying():

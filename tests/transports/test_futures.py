@@ -408,12 +408,15 @@ def test_deadline_without_workers() -> None:
         fitted(X, client, deadline=0.5)
 
 
-def test_deadline_before_and_in_the_loop(client: Any) -> None:
-    with pytest.raises(TimeoutError, match="got ready"):
-        fitted(X, client, SlowMixture(3, seconds=0.2), deadline=0.1)
+def test_deadline_in_the_loop(client: Any) -> None:
     began = time.monotonic()
     slow = SlowMixture(3, seconds=0.05)
     result = fitted(X, client, slow, deadline=2.0, tol=0.0, shards=4)
     assert result.status == "deadline"
     assert "shards" in result.message
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 5
+
+
+def test_deadline_before_the_loop(client: Any) -> None:
+    with pytest.raises(TimeoutError, match="got ready"):
+        fitted(X, client, SlowMixture(3, seconds=0.3), deadline=0.2, shards=4)

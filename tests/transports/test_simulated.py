@@ -169,20 +169,20 @@ def test_consecutive_pieces_go_to_the_same_worker():
 def test_moves_are_charged_once():
     """A shard of 25 rows is 200 bytes: 2 s at 100 bytes per second, and latency."""
 
+    elapsed = []
+
     async def script(stage):
         t = stage.transport
         for _ in range(2):
             began = t.now()
             t.move(0, "worker-0", "worker-1")
             stage.submit(0, 1)
-            yield_time = [at - began for at, _ in await stage.all()]
-            elapsed.append(yield_time)
+            elapsed.append([at - began for at, _ in await stage.all()])
         t.move(0, "worker-1", "worker-0")
         began = t.now()
         stage.submit(0, 0)
         elapsed.append([at - began for at, _ in await stage.all()])
 
-    elapsed = []
     play(Simulated(2, cost=4.0, latency=0.25, bandwidth=100.0), 4, script)
     message = 0.25 + 0.08 + 0.25 + 0.24
     assert elapsed[0] == pytest.approx([message + 1.0 + 0.25 + 2.0])
