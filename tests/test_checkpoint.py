@@ -142,7 +142,7 @@ def test_no_pickles(tmp_path):
 def test_parameters_that_would_need_pickles_are_refused(tmp_path):
     saver = Checkpointer(tmp_path, MARK)
     for bad in (None, {}, point()):
-        with pytest.raises(TypeError, match="params.means cannot be saved"):
+        with pytest.raises(TypeError, match=r"params\.means cannot be saved"):
             saver.save(point(params=Params(bad, 1.0)))
     assert not saver.exists()
 
@@ -310,12 +310,12 @@ def test_arrays_that_are_missing(tmp_path):
 def test_types_are_looked_up_beside_the_model_only(tmp_path):
     Evil = dataclasses.make_dataclass("Popen", ["args"], frozen=True)
     Checkpointer(tmp_path, MARK).save(point(params=Evil(np.zeros(1))))
-    with pytest.raises(ValueError, match="'Popen'.*top of"):
+    with pytest.raises(ValueError, match=r"'Popen'.*top of"):
         Checkpointer(tmp_path, MARK).load(Toy())
 
 
 def test_none_there(location):
-    with pytest.raises(FileNotFoundError, match="no checkpoint in .*leave out resume"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*leave out resume"):
         Checkpointer(location, MARK).load(Toy())
 
 

@@ -142,6 +142,7 @@ def test_rows_of_weight_zero_count_for_nothing_but_rows():
     w = np.tile([0.0, 2.0], 20)
     summary = Summary.of(Block(X, sample_weight=w))
     _, mean, scatter = oracle(X[1::2], np.full(20, 2.0))
+    np.testing.assert_allclose(summary.scatter, scatter, rtol=1e-6)
     assert summary.n_rows == 40 and summary.weight == 40
     np.testing.assert_allclose(summary.mean, mean, rtol=1e-6)
     assert summary.mean.max() < 100 and np.isfinite(summary.scatter).all()

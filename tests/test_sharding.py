@@ -212,7 +212,7 @@ def test_owners_get_pieces_by_their_rows():
     assert [p.rows for p in pieces] == [50] * 10
     # the smallest owner has one all the same
     pieces = cut([1, 1000], 4, 1.0, ["a", "b"])
-    assert [(p.owner, p.rows) for p in pieces][0] == ("a", 1)
+    assert (pieces[0].owner, pieces[0].rows) == ("a", 1)
 
 
 def test_more_owners_than_pieces():

@@ -80,6 +80,10 @@ class EMEstimator(CallbackSupportMixin, BaseEstimator):
         self, result: EMResult[Any], table: Table, passes: Passes | None
     ) -> Self:
         """Replace the outcome of an earlier fit, all of it at once."""
+        if result.n_m_steps == 0 and result.status == "deadline":
+            raise TimeoutError(f"Nothing was fitted: {result.message}.")
+        if result.n_m_steps == 0 and result.status == "interrupted":
+            raise KeyboardInterrupt
         likelihood = result.log_likelihood
         if math.isnan(likelihood):
             likelihood = result.lower_bound

@@ -168,7 +168,7 @@ def test_assert_monotone_can_fail():
     fallen = trace.lower_bound.copy()
     fallen[2] = trace.lower_bound_before[2] - 1e-9 * abs(fallen[2])
     broken = dataclasses.replace(trace, lower_bound=fallen)
-    with pytest.raises(AssertionError, match="fell.*M-step 3"):
+    with pytest.raises(AssertionError, match=r"fell.*M-step 3"):
         assert_monotone(dataclasses.replace(result, trace=broken))
 
 
@@ -569,7 +569,7 @@ def test_bad_rows_are_refused_at_the_door(rows, words):
 def test_bad_arguments(kwargs, error):
     with pytest.raises(error):
         fit(HalfWay(), ROWS, **kwargs)
-    with pytest.raises(TypeError, match="dask_em.Model"):
+    with pytest.raises(TypeError, match=r"dask_em\.Model"):
         fit_em(HalfWay, ROWS)
 
 

@@ -312,6 +312,15 @@ def test_a_late_report_of_a_worker_that_left_is_taken():
     assert actions == [RunMStep()]
 
 
+def test_a_shard_that_may_not_start_does_not_block_those_behind_it():
+    p = plan(BoundedStaleness(0, 0.5), "ab")
+    first_pass(p, ["0a", "1b"])
+    assert arrive(p, "0a", 1, 2.0) == [RunMStep()]
+    assert p.handle(MStepDone(2, 2.0)) == []  # 0 is ahead: it waits for 1
+    # 1 comes to stand behind 0, and has to go first all the same
+    assert p.handle(WorkersChanged(("a",), 3.0)) == e_steps(2, "1a")
+
+
 def test_all_leave_and_one_returns():
     p = plan(Synchronous(), "ab")
     p.begin(0.0)
@@ -520,6 +529,20 @@ def test_a_recall_that_came_too_late_does_no_harm():
     # a is still at the old one; its report is dropped, and it goes on
     p.handle(StatsDropped(3, "a", 10.0))
     assert RunEStep(3, "a", 2) in arrive(p, "0a", 2, 11.0)
+
+
+def test_a_shard_whose_duplicate_is_dropped_is_not_forgotten():
+    p = plan(FractionBarrier(1.0), "abc")
+    first_pass(p, ["0a", "1b", "2c"])
+    p.handle(WorkersChanged(("a", "c"), 2.0))  # 1 waits on a now
+    arrive(p, "1b", 1, 3.0)  # but b had done it
+    early = arrive(p, "0a", 1, 4.0)
+    assert arrive(p, "2c", 1, 5.0) == [RunMStep()]
+    later = p.handle(MStepDone(2, 5.0))
+    if early == e_steps(1, "1a"):  # done for nothing, and at the wrong moment
+        later += p.handle(StatsDropped(1, "a", 6.0))
+    later += arrive(p, "0a", 2, 7.0)
+    assert RunEStep(1, "a", 2) in later
 
 
 def test_a_stuck_e_step_is_run_elsewhere_as_well():
