@@ -53,6 +53,27 @@ class Checkpoint:
     best: Any = None
     best_bound: float = float("-inf")
 
+    def after(self, earlier: Checkpoint) -> Checkpoint:
+        """Return this one with the counts and the best start of an earlier one.
+
+        Parameters
+        ----------
+        earlier : Checkpoint
+            Where the fit that led here was resumed from.
+        """
+        found = self
+        if earlier.init == self.init:
+            found = dataclasses.replace(
+                found,
+                version=self.version + earlier.version,
+                effective_passes=self.effective_passes + earlier.effective_passes,
+            )
+        if earlier.best is not None and earlier.best_bound > self.best_bound:
+            found = dataclasses.replace(
+                found, best=earlier.best, best_bound=earlier.best_bound
+            )
+        return found
+
 
 _SCALARS = tuple(
     f.name for f in dataclasses.fields(Checkpoint) if f.name not in ("params", "best")

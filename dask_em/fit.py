@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -31,6 +32,8 @@ __all__ = ["Fit", "fit_em"]
 P = TypeVar("P")
 S = TypeVar("S", bound=Statistics)
 R = TypeVar("R")
+
+logger = logging.getLogger("dask_em")
 
 #: Rows on which the time of an E-step is measured before shards are made, to begin
 #: with, and seconds that are long enough to tell.
@@ -184,6 +187,8 @@ class Fit:
             n = min(per_worker, len(owned))
             bounds = [len(owned) * k // n for k in range(n + 1)]
             groups += [owned[a:b] for a, b in itertools.pairwise(bounds)]
+        # in the order of the rows, whoever holds them: sums then repeat to the last bit
+        groups.sort(key=lambda group: group[0].index)
         return [Shard(i, tuple(group)) for i, group in enumerate(groups)]
 
     def _probe(self, params: Any) -> float:
@@ -209,7 +214,8 @@ class Fit:
     ) -> EMResult[Any]:
         best: EMResult[Any] | None = None
         seeds = np.random.SeedSequence(self.seed).spawn(self.n_init)
-        for init in range(point.init if point else 0, self.n_init):
+        first = point.init if point else 0
+        for init in range(first, max(self.n_init, first + 1)):
             if point is not None and init == point.init:
                 params = self.model.adopt(point.params, self._summary)
             elif self.start is not None:
@@ -235,7 +241,7 @@ class Fit:
                 break
         assert best is not None
         if point is not None:
-            best.resumed_from = self._checkpointer.location
+            best.resumed_from = self._resumed_from
             if point.best is not None and not best.log_likelihood >= (
                 point.best_bound * best.weight
             ):
@@ -257,6 +263,10 @@ class Fit:
         if isinstance(transport, Local) or len(shards) <= len(transport.workers):
             auto = Synchronous()
         schedule = named_schedule(self.schedule, auto=auto)
+        stopping = self.stopping
+        if point is not None and init == point.init:
+            left = stopping.max_iter - int(point.effective_passes)
+            stopping = dataclasses.replace(stopping, max_iter=max(left, 1))
         transport.begin(self.model, shards)
         managed: ManagedRun[Any, Any] = ManagedRun(
             self.model,
@@ -269,7 +279,7 @@ class Fit:
                 latency=max(transport.round_trip, 1e-4),
                 bandwidth=transport.bandwidth,
             ),
-            stopping=self.stopping,
+            stopping=stopping,
             weight=self._summary.weight,
             began=began,
             control=self.control,
@@ -336,25 +346,26 @@ class Fit:
         best: EMResult[Any] | None,
         point: Checkpoint | None,
     ) -> None:
-        """Write a checkpoint, if one is wanted."""
+        """Write a checkpoint, if one is wanted; a full disk does not end the fit."""
         if self.checkpoint is None:
             return
-        before = point if point is not None and point.init == init else None
-        self._checkpointer.save(
-            Checkpoint(
-                params=progress.params,
-                lower_bound=progress.lower_bound,
-                version=progress.version + (before.version if before else 0),
-                effective_passes=progress.effective_passes
-                + (before.effective_passes if before else 0.0),
-                init=init,
-                seed=self.seed,
-                best=None if best is None else best.params,
-                best_bound=(
-                    float("-inf") if best is None else best.log_likelihood / best.weight
-                ),
-            )
+        now = Checkpoint(
+            params=progress.params,
+            lower_bound=progress.lower_bound,
+            version=progress.version,
+            effective_passes=progress.effective_passes,
+            init=init,
+            seed=self.seed,
         )
+        if best is not None:
+            bound = best.log_likelihood / best.weight
+            now = dataclasses.replace(now, best=best.params, best_bound=bound)
+        if point is not None:
+            now = now.after(point)
+        try:
+            self._checkpointer.save(now)
+        except OSError as error:
+            logger.warning("the checkpoint could not be written: %s", error)
 
     # -------------------------------------------------------------- checkpoints
 
@@ -376,7 +387,7 @@ class Fit:
             if self.resume is not True or source.exists():
                 point = source.load(self.model)
                 self.seed = point.seed
-            self._checkpointer = source
+                self._resumed_from = source.location
         if self.checkpoint is not None:
             self._checkpointer = Checkpointer(self.checkpoint, fingerprint)
             if self._checkpointer.exists():

@@ -102,6 +102,13 @@ def test_an_offset_beyond_float32s_resolution_of_squares():
     np.testing.assert_allclose(summary.scatter, scatter, rtol=1e-9)
 
 
+@pytest.mark.parametrize("value", [0.1, 1e8 + 0.1, -1e-300])
+def test_constant_features_have_no_scatter_at_all(value):
+    summary = Summary.of(Block(np.full((5000, 2), value)))
+    assert summary.mean.tolist() == [value, value]
+    assert summary.scatter.tolist() == [0.0, 0.0]
+
+
 def test_no_rows():
     none = Summary.of(Block(np.empty((0, 2))))
     assert (none.n_rows, none.weight) == (0, 0.0)

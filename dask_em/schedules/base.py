@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Integral, Real
 
 from .ledger import Ledger, ShardRecord
 
@@ -40,9 +41,9 @@ class Schedule(ABC):
 
 def check_fraction(name: str, value: object) -> None:
     """Raise unless 0 < value <= 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number in (0, 1], got {value!r}.")
-    if not 0 < value <= 1:
+    if not 0 < float(value) <= 1:
         raise ValueError(
             f"{name} is a fraction of the shards and must lie in (0, 1], got {value}."
         )
@@ -50,7 +51,7 @@ def check_fraction(name: str, value: object) -> None:
 
 def check_integer(name: str, value: object, least: int) -> None:
     """Raise unless value is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}.")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}.")

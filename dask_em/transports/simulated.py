@@ -49,6 +49,13 @@ class Fault:
     at: float
     back: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.at < 0 or (self.back is not None and self.back <= self.at):
+            raise ValueError(
+                "a worker dies at a time from 0 and comes back after that, got "
+                f"{self!r}."
+            )
+
 
 @dataclasses.dataclass(slots=True)
 class _SimulatedWorker:
@@ -125,9 +132,20 @@ class Simulated(Transport):
                 f"speeds must be {n_workers} numbers above 0, one per worker, got "
                 f"{speeds!r}."
             )
-        for name, value in (("jitter", jitter), ("latency", latency)):
+        for name, value in {
+            "cost": 0.0 if callable(cost) else cost,
+            "jitter": jitter,
+            "latency": latency,
+            "m_step_cost": m_step_cost,
+        }.items():
             if not value >= 0:
                 raise ValueError(f"{name} must not be negative, got {value}.")
+        for fault in faults:
+            if not 0 <= fault.worker < n_workers:
+                raise ValueError(
+                    f"{fault!r} is of a worker that is not there: there are "
+                    f"{n_workers}, from 0."
+                )
         if not bandwidth > 0:
             raise ValueError(f"bandwidth must be above 0, got {bandwidth}.")
         if loss:
@@ -200,6 +218,7 @@ class Simulated(Transport):
         self._model = model
         self._shards = tuple(shards)
         self._local: dict[int, Any] = {}
+        self._visited: set[int] = set()
         for worker in self._workers.values():
             worker.holds = set()
         for shard in shards:
@@ -292,11 +311,14 @@ class Simulated(Transport):
                 for piece in self._shards[e_step.shard].pieces
                 for block in self._blocks[piece.index]
             ]
-            stats, state = execute(
-                self._model, e_step, blocks, self._local.get(e_step.shard)
+            local = self._local.get(e_step.shard)
+            stats, state = execute(self._model, e_step, blocks, local)
+            restarted = (
+                state is not None and local is None and e_step.shard in self._visited
             )
             if state is not None:
                 self._local[e_step.shard] = state
+            self._visited.add(e_step.shard)
             size = stats.nbytes
             event = Report(
                 e_step.shard,
@@ -304,6 +326,7 @@ class Simulated(Transport):
                 e_step.version,
                 e_step.total is not None,
                 stats,
+                restarted,
             )
         generation = self._generation
 
@@ -319,6 +342,8 @@ class Simulated(Transport):
         worker.life += 1
         worker.running = None
         worker.queue.clear()
+        for shard in worker.holds:  # latent state dies with the worker
+            self._local.pop(shard, None)
         worker.holds.clear()
         self._ready.append(WorkersAre(self.workers))
 

@@ -118,6 +118,17 @@ def test_the_fraction_is_rounded_up_but_not_by_rounding_errors(gamma, needed):
         assert arrive(p, f"{k}{holders[k]}", 1, 2.0) == [RunMStep()]
 
 
+@pytest.mark.parametrize(("gamma", "needed"), [(0.07, 7), (0.29, 29), (0.55, 55)])
+def test_the_fraction_of_a_hundred(gamma, needed):
+    """0.07 * 100 is 7.000000000000001."""
+    ledger = Ledger([ShardRecord(i, ROWS, NBYTES, "a") for i in range(100)])
+    for schedule in (FractionBarrier(gamma), BoundedStaleness(2, gamma)):
+        ledger.reports = needed - 1
+        assert not schedule.m_step_due(ledger)
+        ledger.reports = needed
+        assert schedule.m_step_due(ledger)
+
+
 def test_staleness_is_bounded_in_visits():
     p = plan(BoundedStaleness(max_staleness=1, gamma=0.25), "abcd")
     first_pass(p, ["0a", "1b", "2c", "3d"])

@@ -20,7 +20,7 @@ import dask.array as da
 import numpy as np
 import psutil
 import pytest
-from conftest import assert_clean, local_cluster
+from clusters import assert_clean, local_cluster
 from distributed import Client
 from slow_models import DeadlyMixture, SlowMixture, clusters, start
 
@@ -34,8 +34,8 @@ X = clusters(900, apart=2.5)
 
 
 def fitted(data: Any, client: Any, seconds: float = 0.02, **settings: Any) -> Any:
-    settings = {"start": start(), "tol": 1e-9, "max_iter": 500} | settings
-    settings = {"transport": Futures(client), "deadline": 120.0} | settings
+    settings = {"start": start(), "tol": 1e-9, "max_iter": 500, "shards": 6} | settings
+    settings = {"transport": Futures(client), "deadline": 60.0} | settings
     model = settings.pop("model", SlowMixture(3, seconds=seconds))
     return fit_em(model, data, random_state=0, **settings)
 
@@ -379,7 +379,7 @@ def resume_run(seed: int, directory: Path, cluster: Any, calm: float) -> None:
             with Client({cluster.scheduler_address!r}):
                 fit_em(
                     SlowMixture(3, seconds=0.02), clusters(900, apart=2.5),
-                    start=start(), tol=1e-9, max_iter=500, random_state=0,
+                    start=start(), tol=1e-9, max_iter=500, random_state=0, shards=6,
                     checkpoint={str(directory)!r}, checkpoint_seconds=0.05,
                     callback=lambda p: print(p.version, flush=True),
                 )

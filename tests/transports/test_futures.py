@@ -12,7 +12,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from conftest import assert_clean, local_cluster
+from clusters import assert_clean, local_cluster
 from distributed import Client
 from slow_models import (
     FailingMixture,
