@@ -97,10 +97,12 @@ def fingerprint_of(model: Model[Any, Any], summary: Any) -> dict[str, Any]:
             if isinstance(value := getattr(model, f.name), (str, int, float, bool))
         }
     if isinstance(summary, Summary):
+        # means in units of the spread, and away from 0, so that rounding is relative
+        spread = np.sqrt(summary.variance) + np.finfo(float).tiny
         found["data"] = {
             "n_rows": summary.n_rows,
             "weight": summary.weight,
-            "mean": summary.mean.tolist(),
+            "mean": (summary.mean / spread + 10).tolist(),
             "variance": summary.variance.tolist(),
         }
     return found
@@ -111,9 +113,7 @@ def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and bool(
-            np.allclose(a, b, rtol=1e-6, atol=1e-9 * (1 + np.max(np.abs(a), initial=0)))
-        )
+        return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-6, atol=0))
     if isinstance(a, float) or isinstance(b, float):
         return bool(np.isclose(a, b, rtol=1e-9))
     return bool(a == b)

@@ -81,9 +81,11 @@ class Fit:
                 began -= time.monotonic() - self._began
             return await self._best_of_starts(point, began)
         finally:
-            for future in self._asked:
-                future.cancel()
-            await transport.close()
+            try:
+                for future in list(self._asked):  # whoever asked takes his out
+                    future.cancel()
+            finally:
+                await transport.close()
 
     async def _open(self) -> Checkpoint | None:
         """Get everything ready that all starts share."""
@@ -91,7 +93,7 @@ class Fit:
         self._pieces = await self.transport.open(self.data, wanted)
         self._calls = 0
         summaries = await self._map(_Survey(self.model))
-        check_summaries(summaries, self._pieces)
+        check_summaries(summaries, self._pieces, self.data.n_features)
         summary = _added(summaries)
         self.model.check(summary)
         self._summary = summary
@@ -241,12 +243,12 @@ class Fit:
                 break
         assert best is not None
         if point is not None:
-            best.resumed_from = self._resumed_from
             if point.best is not None and not best.log_likelihood >= (
                 point.best_bound * best.weight
             ):
                 params = self.model.adopt(point.best, self._summary)
                 best = await self._maximise(params, self.n_init, None, None, began)
+            best.resumed_from = self._resumed_from
         return best
 
     async def _maximise(
@@ -258,6 +260,11 @@ class Fit:
         began: float,
     ) -> EMResult[Any]:
         transport = self.transport
+        if not dataclasses.is_dataclass(params):
+            raise TypeError(
+                "start must return an instance of a frozen dataclass of arrays, got "
+                f"{type(params).__name__}."
+            )
         shards = await self._make_shards(params)
         auto: Schedule = BoundedStaleness()
         if isinstance(transport, Local) or len(shards) <= len(transport.workers):
@@ -428,7 +435,9 @@ def _added(results: Sequence[Any]) -> Any:
     return total
 
 
-def check_summaries(summaries: Sequence[Any], pieces: Sequence[Piece]) -> None:
+def check_summaries(
+    summaries: Sequence[Any], pieces: Sequence[Piece], n_features: int
+) -> None:
     """Raise `ValueError` for data that no model can use.
 
     NaN or infinity in data that are computed lazily comes to light here, in the one
@@ -436,6 +445,12 @@ def check_summaries(summaries: Sequence[Any], pieces: Sequence[Piece]) -> None:
     """
     if not all(isinstance(summary, Summary) for summary in summaries):
         return
+    for summary, piece in zip(summaries, pieces, strict=True):
+        if summary.n_features != n_features:
+            raise ValueError(
+                f"chunk {piece.parts[0].chunk} of X has {summary.n_features} columns "
+                f"but X declares {n_features}; give map_blocks the right chunks=."
+            )
     bad = [p for s, p in zip(summaries, pieces, strict=True) if s.n_nonfinite]
     if bad:
         rows = sum(s.n_nonfinite for s in summaries)
@@ -450,8 +465,13 @@ def check_summaries(summaries: Sequence[Any], pieces: Sequence[Piece]) -> None:
         raise ValueError(
             f"sample_weight is negative in {negative} rows; use 0 to leave a row out."
         )
-    if not sum(s.weight for s in summaries) > 0:
+    weight = sum(s.weight for s in summaries)
+    if not weight > 0:
         raise ValueError("sample_weight is zero everywhere; no row counts.")
+    if not np.isfinite(weight):
+        raise ValueError(
+            "the sum of sample_weight is not finite; divide the weights by their mean."
+        )
 
 
 def fit_em(
@@ -559,12 +579,18 @@ def fit_em(
     'converged'
     """
     if not isinstance(model, Model):
+        name = getattr(model, "__name__", type(model).__name__)
+        call = f"; call it: {name}(...)" if isinstance(model, type) else ""
         raise TypeError(
             "model must be an instance of a subclass of dask_em.Model, got "
-            f"{type(model).__name__}."
+            f"{name}{call}."
         )
     if shards != "auto":
+        if isinstance(shards, str):
+            raise TypeError(f"shards must be 'auto' or an integer, got {shards!r}.")
         check_integer("shards", shards, 1)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {callback!r}.")
     check_integer("n_init", n_init, 1)
     stopping = Stopping(tol, max_iter, deadline)
     named_schedule(schedule, auto=Synchronous())

@@ -107,16 +107,11 @@ class Summary:
     @classmethod
     def of(cls, block: Block) -> Summary:
         """Survey one block of rows, in tiles, so that memory stays small."""
-        X = block.X
-        if X.shape[0] <= _TILE:
-            return cls._of_tile(block)
-        tiles = (
-            cls._of_tile(block.rows(slice(i, i + _TILE)))
-            for i in range(0, X.shape[0], _TILE)
-        )
-        total = next(tiles)
-        for tile in tiles:
-            total = total.combine(tile)
+        n = block.X.shape[0]
+        with np.errstate(over="ignore", invalid="ignore"):  # weights may overflow
+            total = cls._of_tile(block.rows(slice(0, _TILE)))
+            for i in range(_TILE, n, _TILE):
+                total = total.combine(cls._of_tile(block.rows(slice(i, i + _TILE))))
         return total
 
     @classmethod
@@ -153,13 +148,14 @@ class Summary:
         weight = self.weight + other.weight
         share = other.weight / weight if weight != 0 else 0.0
         delta = other.mean - self.mean
+        with np.errstate(over="ignore", invalid="ignore"):
+            between = (self.weight * share) * np.square(delta)
+            mean = self.mean + share * delta
         return Summary(
             n_rows=self.n_rows + other.n_rows,
             weight=weight,
-            mean=self.mean + share * delta,
-            scatter=self.scatter
-            + other.scatter
-            + (self.weight * share) * np.square(delta),
+            mean=mean,
+            scatter=self.scatter + other.scatter + between,
             n_nonfinite=self.n_nonfinite + other.n_nonfinite,
             n_negative_weights=self.n_negative_weights + other.n_negative_weights,
             dtype=np.promote_types(self.dtype, other.dtype),
@@ -246,6 +242,15 @@ class Model(ABC, Generic[P, S]):
         """
         return params
 
+    def rebase(self, params: P) -> P:
+        """Return the parameters, or the same ones in coordinates nearer to them.
+
+        Called after every M-step. If another object is returned, the statistics of
+        all rows are computed anew at it: an answer for parameters that have come so
+        far from where a fit began that statistics about that place lose precision.
+        """
+        return params
+
     @abstractmethod
     def e_step(self, params: P, prepared: Any, local: Any = None) -> tuple[S, Any]:
         """Return the statistics of some rows, and their latent state.
@@ -290,15 +295,24 @@ def e_step_of(
     model: Model[P, S], params: P, prepared: Sequence[Any], local: Any = None
 ) -> tuple[S, Any]:
     """Run the E-step over the pieces of a shard and add up their statistics."""
-    if len(prepared) == 1:
-        stats, state = model.e_step(params, prepared[0], local[0] if local else None)
-        return stats, None if state is None else (state,)
+    if not prepared:
+        raise ValueError("a shard has no pieces")
     states = []
     total: S | None = None
     for i, piece in enumerate(prepared):
-        stats, state = model.e_step(params, piece, local[i] if local else None)
+        outcome = model.e_step(params, piece, local[i] if local else None)
+        if not (
+            isinstance(outcome, tuple)
+            and len(outcome) == 2
+            and isinstance(outcome[0], Statistics)
+        ):
+            raise TypeError(
+                f"e_step of {type(model).__name__} must return a pair (statistics, "
+                "local), the first an instance of a subclass of dask_em.Statistics "
+                "and the second None where there is no latent state."
+            )
+        stats, state = outcome
         total = stats if total is None else total + stats
         states.append(state)
-    if total is None:
-        raise ValueError("a shard has no pieces")
+    assert total is not None
     return total, None if all(s is None for s in states) else tuple(states)

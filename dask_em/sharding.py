@@ -21,11 +21,36 @@ __all__ = ["DaskData", "Data", "MemoryData", "Part", "Piece", "Shard", "as_data"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Rows `start` to `stop` of one chunk."""
+    """Rows `start` to `stop` of one chunk, which has `of` rows in all."""
 
     chunk: int
     start: int
     stop: int
+    of: int | None = dataclasses.field(default=None, compare=False)
+
+    def take(self, chunk: Block) -> Block:
+        """Return these rows of the chunk.
+
+        Raises
+        ------
+        ValueError
+            If the chunk is not as long as the array declares.
+        """
+        arrays = {"X": chunk.X, "y": chunk.y, "sample_weight": chunk.sample_weight}
+        for name, array in arrays.items():
+            if array is None or self.of is None:
+                continue
+            if array.ndim == 0 or array.shape[0] != self.of:
+                raise ValueError(
+                    f"chunk {self.chunk} of {name} has the shape {array.shape} but "
+                    f"{self.of} rows are declared; give map_blocks the right chunks=."
+                )
+        if chunk.X.ndim != 2:
+            raise ValueError(
+                f"chunk {self.chunk} of X has the shape {chunk.X.shape} but two "
+                "dimensions are declared; give map_blocks the right chunks=."
+            )
+        return chunk.rows(slice(self.start, self.stop))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +161,7 @@ class Recipe:
             zip(wanted, dask.get(self.graph, wanted), strict=True)  # type: ignore[attr-defined]
         )
         return [
-            Block(*(None if k is None else values[k] for k in triple)).rows(
-                slice(part.start, part.stop)
-            )
+            part.take(Block(*(None if k is None else values[k] for k in triple)))
             for triple, part in zip(self.keys, self.parts, strict=True)
         ]
 
@@ -372,7 +395,7 @@ def _runs(
         start = 0
         while start < chunk_rows[i]:
             stop = min(chunk_rows[i], bounds[k + 1] - offset)
-            runs[k].append(Part(i, start, stop))
+            runs[k].append(Part(i, start, stop, chunk_rows[i]))
             start = stop
             if offset + stop == bounds[k + 1] and k + 1 < n:
                 k += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from numbers import Real
 
 from .schedules.base import check_integer
 
@@ -36,6 +37,10 @@ class Stopping:
     deadline: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("tol", "deadline"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number, got {value!r}.")
         if not self.tol >= 0:
             raise ValueError(f"tol must not be negative, got {self.tol}.")
         check_integer("max_iter", self.max_iter, 1)

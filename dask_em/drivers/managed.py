@@ -50,6 +50,8 @@ logger = logging.getLogger("dask_em")
 ATTEMPTS = 3
 #: Relative fall of the bound that is taken for rounding.
 ROUNDING = 1e-13
+#: Relative fall in an M-step that is worth a word: regularisation may cost a little.
+FALL = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,22 +136,35 @@ class ManagedRun(Generic[P, S]):
         self._deadline = (
             None if stopping.deadline is None else began + stopping.deadline
         )
-        records = [ShardRecord(s.index, s.rows, s.nbytes, s.owner) for s in shards]
-        self._planner = Planner(schedule, assignment, records, transport.workers)
-        self._ledger = self._planner.ledger
-        self._stats: list[S | None] = [None] * len(shards)
-        self._extra: dict[int, tuple[int, S]] = {}
-        self._total: S | None = None
-        self._unsummed = 0
+        self._shards = shards
+        self._schedule = schedule
+        self._assignment = assignment
+        self._forget_statistics()
         self._bound = float("nan")
         self._gain = PassGain(len(shards))
         self._log = TraceLog(len(shards))
         self._counts = {"reports": 0, "reissued": 0, "resets": 0}
         self._failures: dict[int, int] = {}
         self._n_e_steps = 0
+        self._told = False
         self._wake: float | None = None
         self._ending: tuple[Status, str] | None = None
         self._result: EMResult[P] | None = None
+
+    def _forget_statistics(self) -> None:
+        """Begin with no statistics, at the current parameters."""
+        records = [
+            ShardRecord(s.index, s.rows, s.nbytes, s.owner) for s in self._shards
+        ]
+        self._planner = Planner(
+            self._schedule, self._assignment, records, self.transport.workers
+        )
+        self._ledger = self._planner.ledger
+        self._ledger.advance(self.version)
+        self._stats: list[S | None] = [None] * len(records)
+        self._extra: dict[int, tuple[int, S]] = {}
+        self._total: S | None = None
+        self._unsummed = 0
 
     async def run(self) -> EMResult[P]:
         """Run to the end."""
@@ -277,10 +292,19 @@ class ManagedRun(Generic[P, S]):
     async def _m_step(self) -> Sequence[Action]:
         """Compute new parameters, log them, and see whether to stop."""
         total = self._sum()
-        before = self.model.lower_bound(self.params, total)
+        before = self._bound_of(self.params, total)
         params, after, total = await self.transport.call(lambda: self._best(total))
         gain = self._gain.update(before) / self.weight
         self._before = before
+        if after < before - FALL * max(abs(before), 1.0) and not self._told:
+            self._told = True
+            logger.warning(
+                "the bound fell from %.10g to %.10g in an M-step of %s; "
+                "dask_em.testing.check_model tells why",
+                before,
+                after,
+                type(self.model).__name__,
+            )
         staleness = np.array(
             [self.version - r.version for r in self._ledger.records], dtype=np.int32
         )
@@ -300,7 +324,14 @@ class ManagedRun(Generic[P, S]):
             self._counts["resets"],
         )
         self._counts = dict.fromkeys(self._counts, 0)
-        actions = list(self._planner.handle(MStepDone(self.version, now)))
+        rebased = self.model.rebase(self.params)
+        if rebased is not self.params:
+            self.params = rebased
+            self.transport.cancel()
+            self._forget_statistics()
+            actions = list(self._planner.begin(now))
+        else:
+            actions = list(self._planner.handle(MStepDone(self.version, now)))
         stop = await self._stop(gain, after)
         if stop is not None:
             self._ending = stop
@@ -308,10 +339,20 @@ class ManagedRun(Generic[P, S]):
             return [*actions, *self._planner.handle(VerifyRequested(now))]
         return actions
 
+    def _bound_of(self, params: P, total: S) -> float:
+        bound = float(self.model.lower_bound(params, total))
+        if not np.isfinite(bound):
+            raise FloatingPointError(
+                f"lower_bound of {type(self.model).__name__} is {bound} after "
+                f"{self.version} M-steps; check the model with "
+                "dask_em.testing.check_model, and the scale of the data."
+            )
+        return bound
+
     def _best(self, total: S) -> tuple[P, float, S]:
         """Return the M-step's parameters, with extra updates where they help."""
         params = self.model.m_step(self.params, total)
-        bound = self.model.lower_bound(params, total)
+        bound = self._bound_of(params, total)
         for shard, (_, stats) in sorted(self._extra.items()):
             old = self._stats[shard]
             assert old is not None
@@ -352,7 +393,7 @@ class ManagedRun(Generic[P, S]):
     def _conclude(self) -> Sequence[Action]:
         """Every shard is current: the bound is the likelihood. Stop, or go on."""
         assert self._ending is not None
-        likelihood = self.model.lower_bound(self.params, self._sum())
+        likelihood = self._bound_of(self.params, self._sum())
         status, message = self._ending
         gain = (likelihood - self._before) / self.weight
         if status == "converged" and gain >= self.stopping.tol:

@@ -274,7 +274,9 @@ class GaussianMixture(MixtureMixin, EMEstimator):
         k, d = self.n_components, n_features
         found = self.means_.shape, self.precisions_cholesky_.shape
         wanted = (k, d), precisions_shape(self.covariance_type, k, d)
-        if found != wanted:
+        # shapes of two types coincide where there are as many components as features
+        same = getattr(self, "_fitted_type", self.covariance_type)
+        if found != wanted or same != self.covariance_type:
             raise ValueError(
                 "warm_start=True goes on from an earlier fit, but its means and "
                 f"precisions have the shapes {found} and these would have {wanted}; "
@@ -302,6 +304,7 @@ class GaussianMixture(MixtureMixin, EMEstimator):
         attributes: dict[str, Any] = {
             name: value.astype(table.dtype) for name, value in arrays.items()
         }
+        attributes["_fitted_type"] = self.covariance_type
         if self.max_iter == 0:
             attributes |= {"n_iter_": 0, "lower_bounds_": [], "converged_": False}
         return attributes

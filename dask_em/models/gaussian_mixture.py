@@ -283,12 +283,24 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
         ValueError
             If a covariance is not positive definite.
         """
-        return self._estimate(stats, params.reference, params.origin)
+        return self._estimate(stats, params.reference, params.origin, params)
+
+    def rebase(self, params: GaussianMixtureParams) -> GaussianMixtureParams:
+        """Move the reference to the means where one has come far from it."""
+        if not _far(params.means - params.reference, params.covariances).any():
+            return params
+        return dataclasses.replace(params, reference=params.means.copy())
 
     def _estimate(
-        self, stats: GaussianMixtureStats, reference: Array, origin: Array
+        self,
+        stats: GaussianMixtureStats,
+        reference: Array,
+        origin: Array,
+        before: GaussianMixtureParams | None = None,
     ) -> GaussianMixtureParams:
-        counts = stats.counts + 10 * np.finfo(np.float64).eps
+        # an empty component keeps a trace of weight, small whatever the weights' scale
+        least = 10 * np.finfo(np.float64).eps
+        counts = stats.counts + least * min(1.0, stats.counts.sum() / len(reference))
         shift = stats.first / counts[:, None]
         means = reference + shift
         scatter = self._scatter(stats, shift, reference - origin)
@@ -306,6 +318,13 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
                 covariances = scatter / counts[:, None] + reg
             case "spherical":
                 covariances = scatter / (counts * len(origin)) + reg
+        if before is not None and self.covariance_type != "tied":
+            # moments about a point so far away have no digits left for the spread:
+            # keep it until they have been taken anew about the new mean
+            lost = _far(shift, covariances, LOST) | _far(
+                shift, before.covariances, LOST
+            )
+            covariances[lost] = before.covariances[lost]
         return GaussianMixtureParams(
             weights=counts / counts.sum(),
             means=means,
@@ -413,6 +432,26 @@ def _inverse(lower: Array) -> Array:
     if info != 0:
         raise ValueError(_ILL_DEFINED)
     return np.asarray(inverse)
+
+
+#: Squared distance of a mean from its reference, in units of its variance, above which
+#: moments are taken anew about the mean, and above which they are of no use.
+FAR = 1e6
+LOST = 1e10
+
+
+def _far(shift: Array, covariances: Array, limit: float = FAR) -> NDArray[np.bool_]:
+    """Return which means have come too far for the variance of any feature."""
+    k, d = shift.shape
+    if covariances.shape == (k, d, d):
+        variances = np.diagonal(covariances, axis1=1, axis2=2)
+    elif covariances.shape == (d, d) and covariances.shape != (k, d):
+        variances = np.diagonal(covariances)[None, :]
+    elif covariances.shape == (k, d):
+        variances = covariances
+    else:
+        variances = covariances[:, None]
+    return np.asarray((np.square(shift) > limit * np.abs(variances)).any(axis=1))
 
 
 _ILL_DEFINED = (

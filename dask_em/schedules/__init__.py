@@ -39,6 +39,10 @@ def named_schedule(schedule: Schedule | str, *, auto: Schedule) -> Schedule:
         return auto
     if isinstance(schedule, str) and schedule in _BY_NAME:
         return _BY_NAME[schedule]()
+    if isinstance(schedule, type):
+        raise ValueError(
+            f"schedule must be an object, got {schedule!r}; call it: {schedule.__name__}()."
+        )
     raise ValueError(
         f"schedule must be one of {['auto', *_BY_NAME]} or an object from "
         f"dask_em.schedules, got {schedule!r}."

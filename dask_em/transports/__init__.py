@@ -37,6 +37,11 @@ def named_transport(transport: Transport | str) -> Transport:
         from .futures import Futures
 
         return Futures()
+    if isinstance(transport, type):
+        raise ValueError(
+            f"transport must be an object, got {transport!r}; call it: "
+            f"{transport.__name__}()."
+        )
     raise ValueError(
         "transport must be 'auto', 'local', 'futures', 'simulated' or an object from "
         f"dask_em.transports, got {transport!r}."

@@ -67,7 +67,7 @@ _HUNG = 3.0
 _CHAIN = 8
 #: Bytes sent from this process in one message.
 _BATCH = 64_000_000
-#: Losses of the same task before the fit, still without a loop, gives up.
+#: Losses of the same task in a row before the fit gives up.
 _ATTEMPTS = 10
 #: Errors that are the cluster's, not the model's.
 _LOST = (
@@ -76,7 +76,7 @@ _LOST = (
     CancelledError,
     asyncio.CancelledError,
     CommClosedError,
-    OSError,
+    ConnectionError,
 )
 
 
@@ -176,12 +176,12 @@ class Futures(Transport):
         self._usable: set[str] = set()
         self._prepare: tuple[Any, Any] | None = None
         self._slots: tuple[str, ...] = ()
-        self._spawn(self._watch_workers())
-        self._slots = await self._wait_for_workers()
-        await self._check_versions()
         self._persisted = isinstance(data, DaskData) and any(
             futures_of(a) for a in data.arrays if a is not None
         )
+        self._spawn(self._watch_workers())
+        self._slots = await self._wait_for_workers()
+        await self._check_versions()
         resident = self._persisted or data.nbytes <= await self._room()
         wanted = n_shards or len(self._slots) * _PIECES
         chunks: list[tuple[Any, Any, Any]] | None = None
@@ -201,7 +201,16 @@ class Futures(Transport):
             assert isinstance(data, DaskData)
             self._held = [data.recipe(piece) for piece in self._pieces]
         else:
-            self._held = [self._assembled(piece, chunks) for piece in self._pieces]
+            self._held = [
+                await self._from_origin(piece.index, _address(piece.owner))
+                if any(
+                    f is not None and f.status != "finished"
+                    for part in piece.parts
+                    for f in chunks[part.chunk]
+                )
+                else self._assembled(piece, chunks)
+                for piece in self._pieces
+            ]
             await self._settle(range(len(self._held)))
         return self._pieces
 
@@ -221,6 +230,10 @@ class Futures(Transport):
     def _break(self, error: BaseException | None) -> None:
         """End the fit with an error that came up in the background."""
         if error is not None and not self._broken.done():
+            if self._closed():  # then any error is but a consequence
+                gone = self._gone()
+                gone.__cause__ = error
+                error = gone
             self._broken.set_exception(error)
             self._broken.exception()  # seen: `close` may come before anybody asks
             self._events.put_nowait(None)
@@ -261,10 +274,13 @@ class Futures(Transport):
             return str(dask_em.__version__)
 
         try:
-            async with asyncio.timeout(20):
-                return dict(
+            async with asyncio.timeout(5):
+                found = dict(
                     await self._client.run(probe, workers=addresses, on_error="return")
                 )
+                if addresses is None:  # it unpacks the tasks
+                    found["the scheduler"] = await self._client.run_on_scheduler(probe)
+                return found
         except TimeoutError:
             logger.warning("some workers did not say which dask_em they have")
             return {}
@@ -277,14 +293,15 @@ class Futures(Transport):
         missing = [a for a, v in found.items() if v is None]
         if missing:
             raise RuntimeError(
-                f"dask_em is not installed on {len(missing)} of {len(found)} workers "
-                f"(for instance {missing[0]}); install it there, in the version "
-                f"{__version__} of this process, and restart them."
+                f"dask_em is not installed on {len(missing)} of the cluster's "
+                f"{len(found)} processes (for instance {missing[0]}); install it "
+                f"there, in the version {__version__} of this process, and restart "
+                "them."
             )
         others = {v for v in found.values() if isinstance(v, str)} - {__version__}
         if others:
             raise RuntimeError(
-                f"workers have dask_em {', '.join(sorted(others))} but this process "
+                f"the cluster has dask_em {', '.join(sorted(others))} but this process "
                 f"has {__version__}; install the same version everywhere."
             )
         self._usable.update(found)
@@ -315,22 +332,50 @@ class Futures(Transport):
             chunks = list(zip(*columns, strict=True))
             futures = [f for triple in chunks for f in triple if f is not None]
             try:
-                await self._unless_broken(_all_done(futures))
+                while not await self._unless_broken(_done_within(futures, _LOOK)):
+                    if self._silent and self._replaceable:
+                        break  # what is missing is made elsewhere, see `_assembled`
                 for future in futures:
                     if future.status == "error":
-                        await future  # raises what computing the chunk raised
+                        await future
                 return chunks
             except _LOST as error:
-                if _cancelled() or attempt == 3 or self._persisted:
+                if _cancelled() or any(_raised(f, error) for f in futures):
                     raise
+                if self._persisted:
+                    raise self._lost_for_good() from error
+                if attempt == _ATTEMPTS:
+                    raise self._given_up() from error
                 logger.info("computing the data again: %r", error)
         raise AssertionError
+
+    @staticmethod
+    def _lost_for_good() -> RuntimeError:
+        return RuntimeError(
+            "the cluster has lost chunks that had been persisted on it, and cannot "
+            "compute them again; persist the data again, or pass them lazily, and "
+            "call fit again."
+        )
+
+    @staticmethod
+    def _given_up() -> RuntimeError:
+        return RuntimeError(
+            f"the cluster has lost the same task {_ATTEMPTS} times in a row; see the "
+            "workers' logs: the model or its memory may be what kills them."
+        )
 
     async def _owners(self, futures: Sequence[Any]) -> list[str]:
         """Return the address of a worker that holds each future."""
         who_has = await self._unless_broken(self._client.who_has(list(futures)))
-        anyone = _address((await self._wait_for_workers())[0])
-        return [next(iter(who_has.get(f.key) or [anyone])) for f in futures]
+        here = [_address(slot) for slot in await self._wait_for_workers()]
+        heard = [a for a in here if a not in self._silent] or here
+        return [
+            next(
+                (a for a in who_has.get(f.key) or () if a not in self._silent),
+                heard[i % len(heard)],
+            )
+            for i, f in enumerate(futures)
+        ]
 
     def _with_slots(self, pieces: Sequence[Piece]) -> list[Piece]:
         """Name as the owner of each piece a thread of the worker that has it."""
@@ -377,7 +422,7 @@ class Futures(Transport):
 
     async def _scatter(self, values: list[Any], address: str) -> list[Any]:
         """Send values to a worker; to another one, should it go away meanwhile."""
-        patience = 30 + sum(sizeof(value) for value in values) / 1e6
+        patience = 5 + sum(sizeof(value) for value in values) / 1e6
         for attempt in itertools.count():
             here = sorted({_address(s) for s in await self._wait_for_workers()})
             here = [a for a in here if a not in self._silent] or here
@@ -390,36 +435,53 @@ class Futures(Transport):
                             values, workers=[address], hash=False
                         )
                     )
-            except (*_LOST, TimeoutError, KeyError, ValueError) as error:
+            except (*_LOST, OSError, KeyError, ValueError) as error:
                 if _cancelled() or attempt == _ATTEMPTS:
                     raise
                 logger.info("sending data to %s failed: %r", address, error)
                 await asyncio.sleep(_LOOK)
         raise AssertionError
 
-    def _assembled(self, piece: Piece, chunks: Sequence[tuple[Any, Any, Any]]) -> Any:
+    def _assembled(
+        self,
+        piece: Piece,
+        chunks: Sequence[tuple[Any, Any, Any]],
+        address: str | None = None,
+    ) -> Any:
         return self._submit(
             tasks.assemble,
             piece.parts,
             self._persisted,
             *zip(*(chunks[part.chunk] for part in piece.parts), strict=True),
             key=(f"piece-{self._fit}", piece.index, next(self._serial)),
-            address=_address(piece.owner),
+            address=address or _address(piece.owner),
         )
 
     async def _settle(self, indices: Iterable[int]) -> None:
         """Wait until pieces are where they should be; replace those that got lost."""
         indices = list(indices)
-        for attempt in itertools.count(1):
+        lost = 0
+        while True:
+            await self._made(indices)
             futures = [f for i in indices if _is_future(f := self._held[i])]
             try:
-                await self._unless_broken(_all_done(futures))
-            except _LOST:
-                if _cancelled() or attempt == _ATTEMPTS:
+                if not await self._unless_broken(_done_within(futures, _SILENCE)):
+                    continue  # some may have been made anew meanwhile
+            except _LOST as error:
+                if _cancelled():
                     raise
+                lost += 1
+                if lost == _ATTEMPTS:
+                    raise self._given_up() from error
             if not any(_is_lost(self._held[i]) for i in indices):
                 return
             await self._restore(indices)
+
+    async def _made(self, indices: Iterable[int]) -> None:
+        """Wait for pieces that are being made anew."""
+        for i in indices:
+            while isinstance(making := self._held[i], asyncio.Task):
+                await self._unless_broken(_ended(making))
 
     async def _restore(self, indices: Iterable[int]) -> None:
         """Make pieces anew that are lost for good, from where the data came from."""
@@ -428,16 +490,10 @@ class Futures(Transport):
                 held = self._held[i]
                 if isinstance(held, asyncio.Task) or not _is_lost(held):
                     continue
-                if held.status == "error" and not isinstance(
-                    error := await _error_of(held), _LOST
+                if held.status == "error" and _raised(
+                    held, error := await _error_of(held)
                 ):
                     raise error
-                if self._persisted:
-                    raise RuntimeError(
-                        "the cluster has lost chunks that had been persisted on it, "
-                        "and cannot compute them again; persist the data again, or "
-                        "pass them lazily, and call fit again."
-                    )
                 logger.info("piece %d was lost; making it again", i)
                 slots = await self._wait_for_workers()
                 owner = self._pieces[i].owner
@@ -449,7 +505,10 @@ class Futures(Transport):
         """Make a piece anew on a worker: send it, or have it computed."""
         self._moves[i] = 0
         piece = self._pieces[i]
-        if isinstance(self._data, MemoryData):
+        if self._persisted:
+            assert isinstance(self._data, DaskData)
+            made = self._assembled(piece, await self._persist(self._data), address)
+        elif isinstance(self._data, MemoryData):
             [made] = await self._scatter(
                 [tasks.Blocks(self._data.load(piece))], address
             )
@@ -490,8 +549,10 @@ class Futures(Transport):
         call = next(self._serial)
         results: list[Any] = [None] * len(self._pieces)
 
-        async def over(owner: str, indices: list[int]) -> None:
+        async def over(indices: list[int]) -> None:
             for attempt in itertools.count(1):
+                owner = await self._present_owner(indices)
+                await self._made(indices)
                 future = self._submit(
                     tasks.map_pieces,
                     fn,
@@ -505,8 +566,10 @@ class Futures(Transport):
                     found = await self._outcome(future, indices)
                     break
                 except _LOST as error:
-                    if _cancelled() or attempt == _ATTEMPTS:
+                    if _cancelled() or _raised(future, error):
                         raise
+                    if attempt == _ATTEMPTS:
+                        raise self._given_up() from error
                     logger.info("asking again for pieces of %s: %r", owner, error)
                     await self._restore(indices)
                 finally:
@@ -514,29 +577,36 @@ class Futures(Transport):
             for index, result in zip(indices, found, strict=True):
                 results[index] = result
 
-        await self._unless_broken(_gathered([over(*item) for item in by_owner.items()]))
+        await self._unless_broken(
+            _gathered([over(indices) for indices in by_owner.values()])
+        )
         return results
+
+    async def _present_owner(self, indices: Sequence[int]) -> str:
+        """Return the owner of some pieces; a new one, if that has gone."""
+        slots = await self._wait_for_workers()
+        owner = self._pieces[indices[0]].owner
+        if owner not in slots:
+            owner = slots[indices[0] % len(slots)]
+            for i in indices:
+                self._pieces[i] = dataclasses.replace(self._pieces[i], owner=owner)
+        return owner
 
     async def _outcome(self, future: Any, indices: Sequence[int]) -> Any:
         """Wait for a task on some pieces, while the worker that has them is heard."""
-        while not await _done_within(future, _SILENCE):
-            if self._replaceable and any(
-                _address(self._pieces[i].owner) in self._silent for i in indices
-            ):
-                async with self._mending:
-                    for i in indices:
-                        if _address(self._pieces[i].owner) not in self._silent:
-                            continue
-                        slots = await self._wait_for_workers()
-                        heard = [s for s in slots if _address(s) not in self._silent]
-                        if not heard:
-                            break
-                        owner = heard[i % len(heard)]
-                        held = await self._from_origin(i, _address(owner))
-                        self._pieces[i] = dataclasses.replace(
-                            self._pieces[i], owner=owner
-                        )
-                        self._held[i] = held
+        while not await _done_within([future], _SILENCE):
+            owners = {self._pieces[i].owner for i in indices}
+            if not owners <= set(self._slots):
+                raise CommClosedError("its worker has gone")
+            silent = [
+                i for i in indices if _address(self._pieces[i].owner) in self._silent
+            ]
+            heard = [s for s in self._slots if _address(s) not in self._silent]
+            if silent and heard and self._replaceable:
+                owner = heard[silent[0] % len(heard)]
+                for i in silent:
+                    self._pieces[i] = dataclasses.replace(self._pieces[i], owner=owner)
+                    self._make_anew(i, _address(owner))
                 raise CommClosedError("its worker has fallen silent")
         return await self._fetched(future)
 
@@ -601,6 +671,7 @@ class Futures(Transport):
         self._model = model
         self._shards = tuple(shards)
         self._run = next(self._serial)
+        self._losses: dict[int, int] = {}
         self._visited: set[int] = set()
 
     @property
@@ -646,6 +717,7 @@ class Futures(Transport):
             await self._send(flight)
             await _all_done([flight.future])
             stats, restarted, kept = await self._fetched(flight.future)
+            self._losses.pop(e_step.shard, None)
             self._states_kept |= kept
             self._visited.add(e_step.shard)
             event = Report(
@@ -659,15 +731,17 @@ class Futures(Transport):
         except _LOST as error:
             if _cancelled():
                 raise
-            if self._client.status == "closed":
+            if self._closed():
                 raise self._gone() from error
-            logger.info("shard %d was lost: %r", e_step.shard, error)
-            await self._restore(p.index for p in self._shards[e_step.shard].pieces)
-            # the model itself may have killed those workers
-            blame = error if isinstance(error, KilledWorker) else None
-            event = Failure(e_step.shard, e_step.worker, blame)
+            if _raised(flight.future, error):
+                event = Failure(e_step.shard, e_step.worker, error)
+            else:
+                logger.info("shard %d was lost: %r", e_step.shard, error)
+                self._count_loss(e_step.shard)
+                await self._restore(p.index for p in self._shards[e_step.shard].pieces)
+                event = Failure(e_step.shard, e_step.worker)
         except Exception as error:
-            if self._client.status == "closed":
+            if self._closed():
                 raise self._gone() from error
             event = Failure(e_step.shard, e_step.worker, error)
         finally:
@@ -680,9 +754,7 @@ class Futures(Transport):
     async def _send(self, flight: _Flight) -> None:
         e_step = flight.e_step
         indices = [p.index for p in self._shards[e_step.shard].pieces]
-        for i in indices:
-            while isinstance(making := self._held[i], asyncio.Task):
-                await asyncio.wait({making})
+        await self._made(indices)
         params: Any = tasks.Opaque(e_step.params)
         if _nbytes(e_step.params) > _SMALL:
             params = self._params.get(e_step.version)
@@ -722,14 +794,14 @@ class Futures(Transport):
         """Report when workers come and go; notice a scheduler that has gone."""
         answered = self.now()
         while True:
-            if self._client.status == "closed":
+            if self._closed():
                 raise self._gone()
             try:
                 async with asyncio.timeout(10):
                     threads = await self._client.nthreads()
                     await self._listen()
                 answered = self.now()
-            except (*_LOST, TimeoutError) as error:
+            except (*_LOST, OSError) as error:  # TimeoutError is one
                 if _cancelled():
                     raise
                 if self.now() > answered + _SCHEDULER_GONE:
@@ -741,11 +813,24 @@ class Futures(Transport):
                 threads = await self._admitted(threads)
             slots = _slots(threads)
             if set(slots) != set(self._slots):
+                before = {_address(slot) for slot in self._slots}
                 self._slots = slots
                 for shard, worker in [k for k in self._in_flight if k[1] not in slots]:
+                    self._count_loss(shard)
                     self.recall(shard, worker)
+                if not before & {_address(slot) for slot in slots}:
+                    self._remake(i for i, f in enumerate(self._held) if _is_pending(f))
                 self._events.put_nowait(WorkersAre(slots))
             await asyncio.sleep(_LOOK)
+
+    def _count_loss(self, shard: int) -> None:
+        """Give up on a shard that takes every worker with it."""
+        self._losses[shard] = self._losses.get(shard, 0) + 1
+        if self._losses[shard] >= _ATTEMPTS:
+            self._break(self._given_up())
+
+    def _closed(self) -> bool:
+        return self._client.status in ("closing", "closed")
 
     def _gone(self) -> ConnectionError:
         return ConnectionError(
@@ -794,27 +879,46 @@ class Futures(Transport):
         latest = max(seen.values(), default=0.0)
         limit = max(_SILENCE, len(seen) / 20)
         self._silent = frozenset(a for a, t in seen.items() if t < latest - limit)
-        if self._silent and self._replaceable:
-            for flight in late:
-                self._reroute(flight)
+        waited_for = [
+            p.index
+            for flight in late
+            if _address(flight.e_step.worker) not in self._silent
+            for p in self._shards[flight.e_step.shard].pieces
+        ]
+        pending = {
+            f.key: i
+            for i in waited_for or range(len(self._held))
+            if _is_pending(f := self._held[i])
+        }
+        if pending and self._silent and self._replaceable:
+            self._remake(pending.values())
+        elif pending:
+            states = await self._client.scheduler.get_task_status(keys=list(pending))
+            self._remake(i for k, i in pending.items() if states[k] == "no-worker")
 
     _listened = float("-inf")
 
-    def _reroute(self, flight: _Flight) -> None:
-        """Send an E-step again whose data were to come from a silent worker."""
-        address = _address(flight.e_step.worker)
-        indices = [
-            p.index
-            for p in self._shards[flight.e_step.shard].pieces
-            if _is_future(f := self._held[p.index]) and f.status == "pending"
-        ]
-        if address in self._silent or not indices:
+    def _remake(self, indices: Iterable[int]) -> None:
+        """Make pieces anew that would never come, and send again what needs them.
+
+        For instance, Dask does not get back to a task that prefers a worker, when
+        this one has gone and for a moment there was no other.
+        """
+        chosen = set(indices)
+        heard = [s for s in self._slots if _address(s) not in self._silent]
+        if not chosen or not heard:
             return
-        for i in indices:
-            self._make_anew(i, address)
-        e_step = flight.e_step
-        self.recall(e_step.shard, e_step.worker)
-        self.submit(e_step)
+        logger.info("making pieces %s anew", sorted(chosen))
+        for i in chosen:
+            owner = self._pieces[i].owner
+            if owner not in heard:
+                owner = heard[i % len(heard)]
+            self._make_anew(i, _address(owner))
+        for flight in list(self._in_flight.values()):
+            e_step = flight.e_step
+            if chosen & {p.index for p in self._shards[e_step.shard].pieces}:
+                self.recall(e_step.shard, e_step.worker)
+                self.submit(e_step)
 
     def _make_anew(self, i: int, address: str) -> None:
         async def make() -> None:
@@ -938,8 +1042,23 @@ def _is_future(held: Any) -> bool:
     return isinstance(held, Future)
 
 
+def _is_pending(held: Any) -> bool:
+    return _is_future(held) and held.status == "pending"
+
+
 def _is_lost(held: Any) -> bool:
     return _is_future(held) and held.status in ("cancelled", "lost", "error")
+
+
+def _raised(future: Any, error: BaseException) -> bool:
+    """Whether an error is the task's own, and not that of the cluster around it."""
+    if isinstance(error, (KilledWorker, NoValidWorkerError)):
+        return False
+    return _is_future(future) and future.status == "error"
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait({task})
 
 
 async def _all_done(futures: Sequence[Any]) -> None:
@@ -950,9 +1069,9 @@ async def _all_done(futures: Sequence[Any]) -> None:
             raise CancelledError(future.key)
 
 
-async def _done_within(future: Any, seconds: float) -> bool:
-    """Whether a task is done by then; raise if it is cancelled."""
-    waiting = asyncio.ensure_future(_all_done([future]))
+async def _done_within(futures: Sequence[Any], seconds: float) -> bool:
+    """Whether tasks are done by then; raise if one is cancelled."""
+    waiting = asyncio.ensure_future(_all_done(futures))
     try:
         done, _ = await asyncio.wait({waiting}, timeout=seconds)
         return bool(done) and waiting.result() is None

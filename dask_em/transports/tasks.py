@@ -86,9 +86,7 @@ def assemble(parts: Sequence[Part], borrowed: bool, *columns: Sequence[Any]) -> 
     """Make blocks of chunks; a view where it can be one."""
     return Blocks(
         [
-            Block(*(None if c is None else np.asarray(c) for c in row)).rows(
-                slice(part.start, part.stop)
-            )
+            part.take(Block(*(None if c is None else np.asarray(c) for c in row)))
             for part, row in zip(parts, zip(*columns, strict=True), strict=True)
         ],
         borrowed,

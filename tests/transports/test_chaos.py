@@ -298,7 +298,6 @@ def test_restart(three: Any, calm: float, kind: str) -> None:
 
         with meanwhile(disturb):
             assert_undisturbed(fitted(data_of(kind, client), client), calm)
-        assert_clean(client)
 
 
 def test_restart_loses_persisted_data(three: Any) -> None:
@@ -313,24 +312,22 @@ def test_restart_loses_persisted_data(three: Any) -> None:
             fitted(data, client, 0.05, tol=0.0)
 
 
-def test_the_model_kills(three: Any) -> None:
+def test_the_model_kills() -> None:
     """A fit that kills every worker it gets ends, and says so."""
-    from distributed import KilledWorker
-
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        local_cluster(n_workers=2) as cluster,
+        local_cluster(n_workers=1) as cluster,
         Client(cluster) as client,
-        pytest.raises(KilledWorker),
+        pytest.raises(RuntimeError, match="10 times in a row"),
     ):
-        fitted(X, client, model=DeadlyMixture(3))
+        fitted(X, client, model=DeadlyMixture(3), shards=1)
 
 
 def test_the_scheduler_is_killed() -> None:
     with contextlib.ExitStack() as stack:
         run = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard"]
         run += ["--port", "0", "--host", "127.0.0.1"]
-        scheduler = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        scheduler = subprocess.Popen(run, stderr=subprocess.PIPE, text=True, env=env)
         stack.callback(_end, scheduler)
         assert scheduler.stderr is not None
         address = ""
@@ -342,6 +339,7 @@ def test_the_scheduler_is_killed() -> None:
         worker = subprocess.Popen(
             [*run, "--nthreads", "1", "--no-nanny", "--no-dashboard"],
             stderr=subprocess.DEVNULL,
+            env=env,
         )
         stack.callback(_end, worker)
         client = stack.enter_context(Client(address, timeout="5s"))
@@ -400,7 +398,7 @@ def resume_run(seed: int, directory: Path, cluster: Any, calm: float) -> None:
         process.kill()
     with Client(cluster) as client:
         settings = {"checkpoint": directory, "resume": True, "start": None}
-        result = fitted(X, client, 0.0, **settings)
+        result = fitted(X, client, **settings)
         assert result.resumed_from == str(directory)
         assert_undisturbed(result, calm)
         assert_clean(client, 40)  # the scheduler lets go of the dead client's, too
