@@ -41,7 +41,8 @@ def named_schedule(schedule: Schedule | str, *, auto: Schedule) -> Schedule:
         return _BY_NAME[schedule]()
     if isinstance(schedule, type):
         raise ValueError(
-            f"schedule must be an object, got {schedule!r}; call it: {schedule.__name__}()."
+            f"schedule must be an object, got {schedule!r}; call it: "
+            f"{schedule.__name__}()."
         )
     raise ValueError(
         f"schedule must be one of {['auto', *_BY_NAME]} or an object from "
