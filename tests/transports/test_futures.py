@@ -364,7 +364,7 @@ def test_error_in_a_chunk(client: Any) -> None:
 
 @pytest.mark.parametrize(
     ("found", "message"),
-    [(None, "not installed on 1 of the"), ("0.0.0", r"have dask_em 0\.0\.0")],
+    [(None, "not installed on 1 of the"), ("0.0.0", r"has dask_em 0\.0\.0")],
 )
 def test_other_version(client: Any, monkeypatch: Any, found: Any, message: str) -> None:
     import dask_em
