@@ -115,7 +115,7 @@ class Futures(Transport):
     >>> from dask_em import GaussianMixture
     >>> from dask_em.transports import Futures
     >>> X = [[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]
-    >>> with Client(processes=False, n_workers=2, dashboard_address=None) as client:
+    >>> with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
     ...     fit = GaussianMixture(2, transport=Futures(client), random_state=0).fit(X)
     >>> fit.converged_
     True
@@ -428,13 +428,17 @@ class Futures(Transport):
             here = [a for a in here if a not in self._silent] or here
             if address not in here or attempt:
                 address = here[(hash(address) + attempt) % len(here)]
+            # never cancelled: the scheduler would finish it all the same, and nobody
+            # would know of the data to let them go
+            sending = asyncio.ensure_future(
+                self._client.scatter(values, workers=[address], hash=False)
+            )
+            sending.add_done_callback(_seen)
             try:
-                async with asyncio.timeout(patience):
-                    return list(
-                        await self._client.scatter(
-                            values, workers=[address], hash=False
-                        )
-                    )
+                done, _ = await asyncio.wait({sending}, timeout=patience)
+                if done:
+                    return list(sending.result())
+                raise TimeoutError(f"not sent in {patience:.0f} s")
             except (*_LOST, OSError, KeyError, ValueError) as error:
                 if _cancelled() or attempt == _ATTEMPTS:
                     raise

@@ -257,10 +257,10 @@ def test_nothing_grows_with_iterations(client: Any) -> None:
     after, spans_after = client.run_on_scheduler(counts)
     new = [g for g in after - groups if "e_step-" in g]
     assert len(new) <= 1
-    assert len(after - groups) <= 8
+    assert len(after - groups) <= 20  # a fresh one per M-step would make 60
     assert spans_after - spans == 1
     # pieces, chunks behind them and at most two tasks per thread; not one per M-step
-    assert max(seen) <= min(seen) + 40
+    assert max(seen) <= min(seen) + 55
     assert_clean(client)
 
 
