@@ -32,6 +32,16 @@ class Block:
     y : array of shape (n_rows,) or (n_rows, n_targets), optional
     sample_weight : array of shape (n_rows,), optional
         None stands for weights of one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_em import Block
+    >>> block = Block(np.array([[1.0], [2.0], [3.0]]))
+    >>> block.rows(slice(1, 3)).X.ravel()
+    array([2., 3.])
+    >>> block.weights()
+    array([1., 1., 1.])
     """
 
     X: Any

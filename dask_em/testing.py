@@ -78,6 +78,13 @@ def assert_monotone(result: EMResult[Any], slack: float = SLACK) -> None:
     result : EMResult
     slack : float, default=1e-10
         Relative fall that is taken for rounding.
+
+    Examples
+    --------
+    >>> from dask_em import GaussianMixture
+    >>> from dask_em.testing import assert_monotone
+    >>> X = [[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]
+    >>> assert_monotone(GaussianMixture(2, random_state=0).fit(X).result_)
     """
     trace = result.trace
     bounds = np.ravel(np.column_stack([trace.lower_bound_before, trace.lower_bound]))

@@ -68,6 +68,17 @@ class Progress(Generic[P]):
     gain : float
         Gain of the last effective pass, per unit of weight; inf before the first.
     params : P
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_em import fit_em
+    >>> from dask_em.models.gaussian_mixture import GaussianMixtureModel
+    >>> X = np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]])
+    >>> def at_once(progress):
+    ...     return progress.version >= 1
+    >>> fit_em(GaussianMixtureModel(2), X, random_state=0, callback=at_once).status
+    'callback'
     """
 
     version: int

@@ -16,6 +16,20 @@ class Schedule(ABC):
     A schedule is a frozen dataclass of its settings. It holds no state and does no
     I/O: the planner asks it two questions about the facts in a `Ledger`, so that it
     runs alike on threads, on a cluster and on a virtual clock.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> from dask_em.schedules import Schedule
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class EveryReport(Schedule):
+    ...     def m_step_due(self, ledger):
+    ...         return ledger.reports >= 1
+    >>> from dask_em import GaussianMixture
+    >>> X = [[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]
+    >>> mixture = GaussianMixture(2, schedule=EveryReport(), random_state=0)
+    >>> mixture.fit(X).converged_
+    True
     """
 
     @abstractmethod

@@ -43,6 +43,20 @@ class Fault:
         Virtual second at which it dies with everything it holds.
     back : float, optional
         Virtual second at which it is there again, empty.
+
+    Raises
+    ------
+    ValueError
+        If it would come back before it died.
+
+    Examples
+    --------
+    >>> from dask_em import GaussianMixture
+    >>> from dask_em.transports import Fault, Simulated
+    >>> X = [[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]
+    >>> frail = Simulated(2, cost=4.0, faults=[Fault(0, at=1.0, back=3.0)])
+    >>> GaussianMixture(2, transport=frail, random_state=0).fit(X).converged_
+    True
     """
 
     worker: int
