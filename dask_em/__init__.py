@@ -1,6 +1,7 @@
 """Expectation-maximisation for data that do not fit, on machines that do not keep pace.
 
-`GaussianMixture` has scikit-learn's face; `fit_em` fits a model of one's own. Both run
+`GaussianMixture` and `LinearMixedModel` have scikit-learn's face; `fit_em` fits a model
+of one's own. Both run
 on threads of this process, or on a Dask cluster where there is a client.
 """
 
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import datasets
     from .estimators.gaussian_mixture import GaussianMixture
+    from .estimators.linear_mixed import LinearMixedModel
     from .fit import fit_em
     from .model import Block, Model
     from .result import EMResult
@@ -22,8 +25,10 @@ __all__ = [
     "Block",
     "EMResult",
     "GaussianMixture",
+    "LinearMixedModel",
     "Model",
     "Statistics",
+    "datasets",
     "fit_em",
     "show_versions",
 ]
@@ -32,8 +37,10 @@ _WHERE = {
     "Block": ".model",
     "EMResult": ".result",
     "GaussianMixture": ".estimators.gaussian_mixture",
+    "LinearMixedModel": ".estimators.linear_mixed",
     "Model": ".model",
     "Statistics": ".statistics",
+    "datasets": ".datasets",
     "fit_em": ".fit",
     "show_versions": ".versions",
 }
@@ -45,6 +52,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if _WHERE[name] == f".{name}":  # a module itself
+        return import_module(_WHERE[name], __name__)
     return getattr(import_module(_WHERE[name], __name__), name)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .acceleration import Acceleration, named_acceleration
 from .assignment import Assignment
 from .checkpoint import Checkpoint, Checkpointer, fingerprint_of
 from .drivers.managed import Control, ManagedRun, Progress
@@ -35,6 +36,9 @@ R = TypeVar("R")
 
 logger = logging.getLogger("dask_em")
 
+#: Gain of a pass per unit of weight at which a fit under a schedule that mixes
+#: versions hands over to a synchronous one, where a model asks for that.
+COARSE = 1e-6
 #: Rows on which the time of an E-step is measured before shards are made, to begin
 #: with, and seconds that are long enough to tell.
 _PROBE_ROWS = 64
@@ -66,6 +70,7 @@ class Fit:
     verbose: int = 0
     verbose_interval: int = 10
     callback: Callable[[Progress[Any]], bool | None] | None = None
+    acceleration: Acceleration | str | None = "auto"
     control: Control = dataclasses.field(default_factory=Control)
 
     async def run(self) -> EMResult[Any]:
@@ -267,32 +272,60 @@ class Fit:
             )
         shards = await self._make_shards(params)
         auto: Schedule = BoundedStaleness()
-        if isinstance(transport, Local) or len(shards) <= len(transport.workers):
+        alone = isinstance(transport, Local) or len(shards) <= len(transport.workers)
+        if alone or self.model.one_version:
             auto = Synchronous()
         schedule = named_schedule(self.schedule, auto=auto)
+        acceleration = named_acceleration(self.acceleration, self.model.acceleration)
+        if acceleration is not None and not self.model.packs:
+            raise ValueError(
+                f"acceleration= needs pack and unpack, which {type(self.model).__name__}"
+                " does not define; define them, or set acceleration=None."
+            )
         stopping = self.stopping
         if point is not None and init == point.init:
             left = stopping.max_iter - int(point.effective_passes)
             stopping = dataclasses.replace(stopping, max_iter=max(left, 1))
-        transport.begin(self.model, shards)
-        managed: ManagedRun[Any, Any] = ManagedRun(
-            self.model,
-            params,
-            transport,
-            shards,
-            schedule=schedule,
-            assignment=Assignment(
-                hand_out=self.hand_out,
-                latency=max(transport.round_trip, 1e-4),
-                bandwidth=transport.bandwidth,
-            ),
-            stopping=stopping,
-            weight=self._summary.weight,
-            began=began,
-            control=self.control,
-            callback=self._after_m_step(init, best, point),
-        )
-        result = await managed.run()
+        after = self._after_m_step(init, best, point)
+
+        async def climb(
+            model: Model[Any, Any], params: Any, schedule: Schedule, until: Stopping
+        ) -> EMResult[Any]:
+            transport.begin(model, shards)
+            managed: ManagedRun[Any, Any] = ManagedRun(
+                model,
+                params,
+                transport,
+                shards,
+                schedule=schedule,
+                assignment=Assignment(
+                    hand_out=self.hand_out,
+                    latency=max(transport.round_trip, 1e-4),
+                    bandwidth=transport.bandwidth,
+                ),
+                stopping=until,
+                weight=self._summary.weight,
+                began=began,
+                control=self.control,
+                callback=after,
+                acceleration=acceleration,
+            )
+            return await managed.run()
+
+        if schedule.mixes and self.model.one_version:
+            # most of the way by steps that mix versions, the rest by ones that do not
+            coarse = dataclasses.replace(
+                stopping, tol=max(stopping.tol, COARSE), step_tol=None
+            )
+            result = await climb(self.model.mixable(), params, schedule, coarse)
+            left = stopping.max_iter - int(result.effective_passes)
+            if result.converged and left > 0:
+                fine = dataclasses.replace(stopping, max_iter=left)
+                result = result.followed_by(
+                    await climb(self.model, result.params, Synchronous(), fine)
+                )
+        else:
+            result = await climb(self.model, params, schedule, stopping)
         if result.n_m_steps:
             progress = Progress(
                 result.n_m_steps,
@@ -309,6 +342,9 @@ class Fit:
             "shards": len(shards),
             "workers": len(transport.workers),
             "hand_out": self.hand_out,
+            "acceleration": repr(
+                acceleration if self.model.one_version or not schedule.mixes else None
+            ),
             "tol": self.stopping.tol,
             "max_iter": self.stopping.max_iter,
             "seed": self.seed,
@@ -485,7 +521,9 @@ def fit_em(
     transport: Transport | str = "auto",
     shards: int | str = "auto",
     hand_out: bool = True,
+    acceleration: Acceleration | str | None = "auto",
     tol: float = 1e-3,
+    step_tol: float | None = None,
     max_iter: int = 100,
     deadline: float | None = None,
     n_init: int = 1,
@@ -532,9 +570,16 @@ def fit_em(
         Shards to cut the data into.
     hand_out : bool, default=True
         Whether shards may move from slow to fast workers.
+    acceleration : Acceleration or str or None, default="auto"
+        ``"anderson"``, ``"squarem"`` or an object from `dask_em.acceleration`, for
+        models that define `Model.pack`, under synchronous schedules; a jump is taken
+        back where the likelihood falls. The default is the model's own choice.
     tol : float, default=1e-3
         Gain of an effective pass per unit of weight below which the fit has
         converged.
+    step_tol : float, optional
+        For models that define `Model.pack`: the fit has converged only when, besides,
+        an M-step moves no coordinate by more than this.
     max_iter : int, default=100
         Effective passes at most: E-steps divided by shards.
     deadline : float, optional
@@ -592,12 +637,17 @@ def fit_em(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}.")
     check_integer("n_init", n_init, 1)
-    stopping = Stopping(tol, max_iter, deadline)
+    stopping = Stopping(tol, max_iter, deadline, step_tol)
+    named_acceleration(acceleration, None)
     named_schedule(schedule, auto=Synchronous())
     channel = named_transport(transport)
     fit = Fit(
         model=model,
-        data=as_data(*_arrays(X, y, sample_weight, dim)),
+        data=(
+            X
+            if isinstance(X, Data)
+            else as_data(*_arrays(X, y, sample_weight, dim))
+        ),
         transport=channel,
         schedule=schedule,
         shards=shards,
@@ -612,6 +662,7 @@ def fit_em(
         verbose=verbose,
         verbose_interval=verbose_interval,
         callback=callback,
+        acceleration=acceleration,
     )
     return channel.drive(fit.run, fit.control.interrupt)
 

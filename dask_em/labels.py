@@ -438,4 +438,5 @@ _TRACE_ATTRS = {
     "n_reports": {"long_name": "reports since the M-step before"},
     "n_reissued": {"long_name": "late reports refused"},
     "n_resets": {"long_name": "reports with a latent state begun anew"},
+    "n_refused": {"long_name": "points left again, the likelihood being lower"},
 }

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .acceleration import Acceleration
 from .statistics import Statistics
 
 __all__ = ["Block", "MapReduce", "Model", "Summary"]
@@ -293,6 +294,59 @@ class Model(ABC, Generic[P, S]):
         At the parameters that `stats` were computed at it is the log-likelihood
         itself (for exact E-steps).
         """
+
+    # ------------------------------------------------- for models with more to say
+
+    @property
+    def one_version(self) -> bool:
+        """Whether statistics must all have been computed at the same parameters.
+
+        So it is where a step climbs the log-likelihood itself, as ECME's do (Liu and
+        Rubin, 1994). `lower_bound` is then the log-likelihood at the parameters that
+        the statistics were computed at, and the model runs under synchronous
+        schedules only; `mixable` stands in for it under the others.
+        """
+        return False
+
+    def mixable(self) -> Model[P, S]:
+        """Return the model for schedules that mix statistics of several versions.
+
+        It shares the parameters and what `prepare` made. What it finds is where a
+        synchronous fit of this model then begins.
+        """
+        return self
+
+    @property
+    def acceleration(self) -> Acceleration | None:
+        """What ``acceleration="auto"`` stands for; it needs `pack` and `unpack`."""
+        return None
+
+    def pack(self, params: P) -> NDArray[np.float64]:
+        """Return the parameters as a vector of unconstrained coordinates."""
+        raise NotImplementedError
+
+    def unpack(self, params: P, vector: NDArray[np.float64]) -> P:
+        """Return parameters like these, at other coordinates.
+
+        Raises
+        ------
+        ValueError, ArithmeticError, numpy.linalg.LinAlgError
+            Where there are none; EM's own step is made instead.
+        """
+        raise NotImplementedError
+
+    @property
+    def packs(self) -> bool:
+        """Whether parameters can be packed into a vector."""
+        return type(self).pack is not Model.pack
+
+    def safe_step(self, params: P, stats: S) -> P:
+        """Return an M-step that cannot lower the likelihood, where `m_step` might."""
+        return self.m_step(params, stats)
+
+    def complete(self, params: P, stats: S) -> P:
+        """Fill in what final parameters and statistics computed at them determine."""
+        return params
 
     def gain(self, params: P, change: S) -> float:
         """Return by how much the bound at `params` changes with the statistics."""

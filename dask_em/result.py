@@ -37,6 +37,9 @@ class Trace:
         Late reports refused since then, whose E-steps were run again.
     n_resets : array of shape (n_m_steps,), int
         Reports since then that started a lost latent state anew.
+    n_refused : array of shape (n_m_steps,), int
+        Points refused since then, proposed by an accelerator or reached by a step, at
+        which the log-likelihood turned out to be lower.
     staleness : array of shape (n_m_steps, n_shards), int
         By how many M-steps each shard's statistics were older than the parameters
         that the M-step replaced; 0 is current.
@@ -50,11 +53,31 @@ class Trace:
     n_reports: NDArray[np.int64]
     n_reissued: NDArray[np.int64]
     n_resets: NDArray[np.int64]
+    n_refused: NDArray[np.int64]
     staleness: NDArray[np.int32]
 
     def __len__(self) -> int:
         """Return the number of M-steps logged."""
         return len(self.version)
+
+    def followed_by(self, later: Trace) -> Trace:
+        """Return the log of this fit and of one that went on where it ended."""
+        offsets = {
+            "version": self.version[-1] if len(self) else 0,
+            "time": self.time[-1] if len(self) else 0.0,
+            "effective_passes": self.effective_passes[-1] if len(self) else 0.0,
+        }
+        return Trace(
+            **{
+                f.name: np.concatenate(
+                    [
+                        getattr(self, f.name),
+                        getattr(later, f.name) + offsets.get(f.name, 0),
+                    ]
+                )
+                for f in dataclasses.fields(self)
+            }
+        )
 
 
 class TraceLog:
@@ -79,7 +102,7 @@ class TraceLog:
         """Return what was collected, as arrays."""
         names = [f.name for f in dataclasses.fields(Trace)][:-1]
         columns = list(zip(*self._rows, strict=True)) or [()] * len(names)
-        integer = {"version", "n_reports", "n_reissued", "n_resets"}
+        integer = {"version", "n_reports", "n_reissued", "n_resets", "n_refused"}
         arrays: dict[str, Any] = {
             name: np.array(column, dtype=np.int64 if name in integer else np.float64)
             for name, column in zip(names, columns, strict=True)
@@ -146,6 +169,16 @@ class EMResult(Generic[P]):
     def converged(self) -> bool:
         """Whether the stopping rule was met."""
         return self.status == "converged"
+
+    def followed_by(self, later: EMResult[P]) -> EMResult[P]:
+        """Return the outcome of this fit and one that went on where it ended."""
+        return dataclasses.replace(
+            later,
+            n_m_steps=self.n_m_steps + later.n_m_steps,
+            n_e_steps=self.n_e_steps + later.n_e_steps,
+            effective_passes=self.effective_passes + later.effective_passes,
+            trace=self.trace.followed_by(later.trace),
+        )
 
     def __repr__(self) -> str:
         """Return one line: status, likelihood, effort."""

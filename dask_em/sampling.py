@@ -30,7 +30,10 @@ def merge(blocks: list[Block]) -> Block:
 
     def joined(name: str) -> Any:
         arrays = [getattr(b, name) for b in blocks]
-        return None if arrays[0] is None else np.concatenate(arrays)
+        if arrays[0] is None:
+            return None
+        # rows of a kind of their own know how to be put together
+        return getattr(type(arrays[0]), "concatenate", np.concatenate)(arrays)
 
     return Block(joined("X"), joined("y"), joined("sample_weight"))
 
@@ -41,6 +44,8 @@ def canonical(block: Block) -> Block:
     A start that is drawn from such a block does not depend on the order of the rows,
     nor on whether a row is repeated or has a weight instead.
     """
+    if not isinstance(block.X, np.ndarray):
+        return block
     w = block.weights()
     kept = block if (w > 0).all() else block.rows(w > 0)
     X = np.ascontiguousarray(kept.X)

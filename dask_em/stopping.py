@@ -25,6 +25,9 @@ class Stopping:
         Effective passes at most.
     deadline : float, optional
         Seconds at most.
+    step_tol : float, optional
+        For models whose parameters can be packed: the fit has converged only when,
+        besides, an M-step moves no coordinate by more than this.
 
     Raises
     ------
@@ -35,9 +38,10 @@ class Stopping:
     tol: float = 1e-3
     max_iter: int = 100
     deadline: float | None = None
+    step_tol: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tol", "deadline"):
+        for name in ("tol", "deadline", "step_tol"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Real):
                 raise TypeError(f"{name} must be a number, got {value!r}.")

@@ -147,7 +147,7 @@ def test_trace():
     np.testing.assert_array_equal(log.m_step, result.trace.version)
     assert {*log.data_vars} == {
         *("lower_bound", "lower_bound_before", "time", "effective_passes"),
-        *("n_reports", "n_reissued", "n_resets", "staleness"),
+        *("n_reports", "n_reissued", "n_resets", "n_refused", "staleness"),
     }
     assert log.time.attrs["units"] == "s"
     assert log.attrs["status"] == result.status

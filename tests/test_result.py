@@ -12,7 +12,7 @@ from dask_em.result import Trace, TraceLog
 from dask_em.transports import Simulated
 
 X = np.random.default_rng(0).normal(size=(60, 2)) + np.repeat([[0.0], [5.0]], 30, 0)
-INTEGER = {"version", "n_reports", "n_reissued", "n_resets"}
+INTEGER = {"version", "n_reports", "n_reissued", "n_resets", "n_refused"}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def test_an_empty_log_has_arrays_of_the_right_shape():
 
 def test_rows_are_logged_in_the_order_of_the_fields():
     log = TraceLog(2)
-    log.add(np.array([0, 1], dtype=np.int32), 1, 0.5, 1.0, -9.0, -8.0, 3, 1, 0)
-    log.add(np.array([2, 0], dtype=np.int32), 2, 0.7, 1.5, -8.0, -7.5, 1, 0, 1)
+    log.add(np.array([0, 1], dtype=np.int32), 1, 0.5, 1.0, -9.0, -8.0, 3, 1, 0, 2)
+    log.add(np.array([2, 0], dtype=np.int32), 2, 0.7, 1.5, -8.0, -7.5, 1, 0, 1, 0)
     trace = log.trace()
     assert log.last_passes == 1.5
     assert trace.version.tolist() == [1, 2]
@@ -54,6 +54,7 @@ def test_rows_are_logged_in_the_order_of_the_fields():
     assert trace.n_reports.tolist() == [3, 1]
     assert trace.n_reissued.tolist() == [1, 0]
     assert trace.n_resets.tolist() == [0, 1]
+    assert trace.n_refused.tolist() == [2, 0]
     assert trace.staleness.tolist() == [[0, 1], [2, 0]]
     assert trace.staleness.dtype == np.int32
 

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from ..acceleration import Acceleration
 from ..assignment import Assignment
 from ..model import Model
 from ..result import EMResult, Status, TraceLog
@@ -38,6 +39,7 @@ from ..sharding import Shard
 from ..statistics import Statistics, tree_sum
 from ..stopping import PassGain, Stopping
 from ..transports.base import EStep, Failure, Report, Transport, WorkersAre
+from .climb import Climb, Summit
 
 __all__ = ["Control", "ManagedRun", "Progress"]
 
@@ -50,6 +52,8 @@ logger = logging.getLogger("dask_em")
 ATTEMPTS = 3
 #: Relative fall of the bound that is taken for rounding.
 ROUNDING = 1e-13
+#: M-steps in a row without a gain that double precision can tell, before a fit ends.
+IDLE = 10
 #: Relative fall in an M-step that is worth a word: regularisation may cost a little.
 FALL = 1e-3
 
@@ -119,6 +123,8 @@ class ManagedRun(Generic[P, S]):
     control : Control
     callback : callable, optional
         Called with a `Progress` after every M-step; True ends the fit.
+    acceleration : Acceleration, optional
+        For schedules that mix no versions and models that pack.
     """
 
     def __init__(
@@ -135,9 +141,16 @@ class ManagedRun(Generic[P, S]):
         began: float,
         control: Control,
         callback: Callable[[Progress[P]], bool | None] | None = None,
+        acceleration: Acceleration | None = None,
     ) -> None:
         self.model = model
         self.params = params
+        self._climb: Climb[P, S] | None = None
+        if not schedule.mixes and (acceleration is not None or model.one_version):
+            self._climb = Climb(model, acceleration, ROUNDING)
+        self._reached = params
+        self._step = float("inf")
+        self._idle = 0
         self.transport = transport
         self.stopping = stopping
         self.weight = weight
@@ -154,7 +167,7 @@ class ManagedRun(Generic[P, S]):
         self._bound = float("nan")
         self._gain = PassGain(len(shards))
         self._log = TraceLog(len(shards))
-        self._counts = {"reports": 0, "reissued": 0, "resets": 0}
+        self._counts = {"reports": 0, "reissued": 0, "resets": 0, "refused": 0}
         self._failures: dict[int, int] = {}
         self._n_e_steps = 0
         self._told = False
@@ -303,9 +316,15 @@ class ManagedRun(Generic[P, S]):
     async def _m_step(self) -> Sequence[Action]:
         """Compute new parameters, log them, and see whether to stop."""
         total = self._sum()
-        before = self._bound_of(self.params, total)
+        before = float(self.model.lower_bound(self.params, total))
+        if self._climb is not None and self._climb.refuses(before):
+            return await self._turn_back()
+        self._check_bound(before)
         params, after, total = await self.transport.call(lambda: self._best(total))
         gain = self._gain.update(before) / self.weight
+        self._idle = (
+            self._idle + 1 if gain * self.weight <= ROUNDING * abs(before) else 0
+        )
         self._before = before
         if after < before - FALL * max(abs(before), 1.0) and not self._told:
             self._told = True
@@ -320,6 +339,12 @@ class ManagedRun(Generic[P, S]):
             [self.version - r.version for r in self._ledger.records], dtype=np.int32
         )
         self.version += 1
+        self._reached = params
+        if self.model.packs and self.stopping.step_tol is not None:
+            step = self.model.pack(params) - self.model.pack(self.params)
+            self._step = float(np.abs(step).max(initial=0.0))
+        if self._climb is not None:
+            params = self._climb.advance(Summit(self.params, total, before, params))
         self.params, self._total, self._bound = params, total, after
         self._extra.clear()
         now = self.transport.now()
@@ -333,11 +358,12 @@ class ManagedRun(Generic[P, S]):
             self._counts["reports"],
             self._counts["reissued"],
             self._counts["resets"],
+            self._counts["refused"],
         )
         self._counts = dict.fromkeys(self._counts, 0)
         rebased = self.model.rebase(self.params)
         if rebased is not self.params:
-            self.params = rebased
+            self.params = self._reached = rebased
             self.transport.cancel()
             self._forget_statistics()
             actions = list(self._planner.begin(now))
@@ -346,19 +372,36 @@ class ManagedRun(Generic[P, S]):
         stop = await self._stop(gain, after)
         if stop is not None:
             self._ending = stop
+            self.params = self._reached  # the last point is not one of a jump
             # what was planned at free will is superseded by the sweep
             return [*actions, *self._planner.handle(VerifyRequested(now))]
         return actions
 
+    async def _turn_back(self) -> Sequence[Action]:
+        """Leave a point where the likelihood is lower for a step from the best."""
+        assert self._climb is not None
+        self._counts["refused"] += 1
+        params = await self.transport.call(self._climb.turn_back)
+        now = self.transport.now()
+        self.version += 1
+        if params is None:
+            self._end_at_summit("converged", "no step climbs any higher")
+            return []
+        self.params = self._reached = params
+        return self._planner.handle(MStepDone(self.version, now))
+
     def _bound_of(self, params: P, total: S) -> float:
         bound = float(self.model.lower_bound(params, total))
+        self._check_bound(bound)
+        return bound
+
+    def _check_bound(self, bound: float) -> None:
         if not np.isfinite(bound):
             raise FloatingPointError(
                 f"lower_bound of {type(self.model).__name__} is {bound} after "
                 f"{self.version} M-steps; check the model with "
                 "dask_em.testing.check_model, and the scale of the data."
             )
-        return bound
 
     def _best(self, total: S) -> tuple[P, float, S]:
         """Return the M-step's parameters, with extra updates where they help."""
@@ -382,7 +425,7 @@ class ManagedRun(Generic[P, S]):
         """Return why the fit should end, if it should."""
         passes = self._gain.passes
         progress = Progress(
-            self.version, passes, bound / self.weight, gain, self.params
+            self.version, passes, bound / self.weight, gain, self._reached
         )
         callback = self.callback
         if callback is not None and await self.transport.consult(
@@ -390,7 +433,12 @@ class ManagedRun(Generic[P, S]):
         ):
             return "callback", "a callback asked for it"
         # with tol=0 a fit makes all of its passes, as in scikit-learn
-        if gain < self.stopping.tol > 0:
+        tol, step_tol = self.stopping.tol, self.stopping.step_tol
+        if tol > 0 and self._idle >= IDLE:
+            return "converged", (
+                f"{IDLE} passes gained nothing that double precision can tell"
+            )
+        if gain < tol > 0 and (step_tol is None or self._step <= step_tol):
             return "converged", (
                 f"a whole pass gained less than tol={self.stopping.tol:g} per row"
             )
@@ -404,8 +452,12 @@ class ManagedRun(Generic[P, S]):
     def _conclude(self) -> Sequence[Action]:
         """Every shard is current: the bound is the likelihood. Stop, or go on."""
         assert self._ending is not None
-        likelihood = self._bound_of(self.params, self._sum())
+        total = self._sum()
+        likelihood = self._bound_of(self.params, total)
         status, message = self._ending
+        if self._climb is not None and self._climb.refuses(likelihood):
+            self._end_at_summit(status, message)
+            return []
         gain = (likelihood - self._before) / self.weight
         if status == "converged" and gain >= self.stopping.tol:
             self._ending = None
@@ -413,8 +465,17 @@ class ManagedRun(Generic[P, S]):
                 status, message = "max_iter", "max_iter passes were made"
             else:
                 return self._planner.handle(VerifyRefused(self.transport.now()))
+        self._reached = self.model.complete(self.params, total)
         self._finish(status, message, likelihood, likelihood)
         return []
+
+    def _end_at_summit(self, status: Status, message: str) -> None:
+        """End at the best point known, whose statistics were kept."""
+        assert self._climb is not None
+        best = self._climb.summit
+        assert best is not None
+        self._reached = self.model.complete(best.params, best.stats)
+        self._finish(status, message, best.value, best.value)
 
     def _check_end(self) -> None:
         """End without a sweep: at the deadline, or when somebody asks for it."""
@@ -453,7 +514,7 @@ class ManagedRun(Generic[P, S]):
         self, status: Status, message: str, bound: float, likelihood: float
     ) -> None:
         self._result = EMResult(
-            params=self.params,
+            params=self._reached,
             status=status,
             message=message,
             lower_bound=bound,

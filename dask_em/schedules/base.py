@@ -32,6 +32,11 @@ class Schedule(ABC):
     True
     """
 
+    @property
+    def mixes(self) -> bool:
+        """Whether M-steps may see statistics of several versions."""
+        return True
+
     @abstractmethod
     def m_step_due(self, ledger: Ledger) -> bool:
         """Whether the reports that are in suffice for an M-step.

@@ -28,6 +28,11 @@ class Synchronous(Schedule):
     [0.1, 5.1]
     """
 
+    @property
+    def mixes(self) -> bool:
+        """No."""
+        return False
+
     def m_step_due(self, ledger: Ledger) -> bool:
         """Whether every shard is current."""
         return ledger.n_current == ledger.n_shards

@@ -86,11 +86,16 @@ def assemble(parts: Sequence[Part], borrowed: bool, *columns: Sequence[Any]) -> 
     """Make blocks of chunks; a view where it can be one."""
     return Blocks(
         [
-            part.take(Block(*(None if c is None else np.asarray(c) for c in row)))
+            part.take(Block(*(_as_array(c) for c in row)))
             for part, row in zip(parts, zip(*columns, strict=True), strict=True)
         ],
         borrowed,
     )
+
+
+def _as_array(chunk: Any) -> Any:
+    """Return what NumPy can be told to understand as its array."""
+    return np.asarray(chunk) if hasattr(chunk, "__array__") else chunk
 
 
 def load(recipe: Recipe) -> Blocks:

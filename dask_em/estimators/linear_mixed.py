@@ -1,0 +1,701 @@
+"""Linear mixed models, with scikit-learn's face."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.base import RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..acceleration import named_acceleration
+from ..grouping.gather import Gathered, gather_dask, gather_memory, survey_rows
+from ..grouping.rows import Rows, plain_labels
+from ..grouping.survey import Basis
+from ..models.linear_mixed import LinearMixedModelECME, MixedParams, Structure
+from ..result import EMResult, TraceLog
+from ..sharding import Data, DaskData, MemoryData, is_dask
+from .base import EMEstimator
+from .mixed_effects import RandomEffects
+from .mixed_input import MixedInput, read_arrays, read_frame
+from .mixed_predict import Prediction, predict_arrays, predict_frame
+from .mixed_summary import LikelihoodRatio, Summary, compare
+from .table import Table
+
+__all__ = ["LinearMixedModel"]
+
+Array = NDArray[Any]
+logger = logging.getLogger("dask_em")
+
+
+class LinearMixedModel(RegressorMixin, EMEstimator):
+    r"""Linear mixed model, fitted by expectation-maximisation where the data are.
+
+    .. math:: y = X \beta + \sum_f Z_f b_f + e, \qquad
+              b_f \sim N(0, \Sigma_f) \text{ for every group}, \quad
+              e \sim N(0, \sigma^2)
+
+    with the fixed effects :math:`\beta` and random effects :math:`b_f` of one or
+    several grouping factors, nested or crossed. The estimates are those of maximum
+    likelihood or REML: the same as lme4's.
+
+    The rows are read twice, to sum up cross-products per group; iterations see only
+    those. What the default algorithm climbs is the likelihood itself (ECME; Liu and
+    Rubin, 1994), over expanded parameters (PX-EM; Liu, Rubin and Wu, 1998), with
+    Anderson's extrapolation under a safeguard; a few dozen iterations give the
+    answer to some eight digits, on the border of zero variance too.
+
+    Parameters
+    ----------
+    formula : str, default=None
+        As in lme4: ``"y ~ x + (1 + x | group)"``; ``(... || group)`` for independent
+        effects, ``(1 | a/b)`` for nested factors, several terms for crossed ones.
+        Fixed and random effects are encoded by formulaic. Without a formula, `fit`
+        takes arrays.
+    method : {"reml", "ml"}, default="reml"
+        Restricted or full maximum likelihood.
+    algorithm : {"px_ecme", "ecme", "em"}, default="px_ecme"
+    covariance : {"unstructured", "diagonal"}, default="unstructured"
+        Of the random effects of arrays; formulas say it themselves.
+    fit_intercept : bool, default=True
+        Whether arrays get an intercept; formulas say it themselves.
+    weights : {"frequency", "precision"}, default="frequency"
+        What a `sample_weight` w means: a row that occurs w times, as elsewhere in
+        scikit-learn, or one whose residual variance is :math:`\sigma^2 / w`, as in
+        lme4.
+    acceleration : str, Acceleration or None, default="auto"
+        ``"anderson"`` (the default), ``"squarem"``, an object of
+        `dask_em.acceleration`, or None.
+    tol : float, default=1e-8
+        The fit has converged when an iteration changes no entry of the relative
+        covariance factors by more.
+    max_iter : int, default=1000
+        Iterations (effective passes over the groups) at most.
+    random_state : int, RandomState instance or None, default=None
+        Seed of `simulate`; fits do not depend on it.
+    schedule : str or Schedule, default="auto"
+        When to run M-steps. The default is synchronous, with shards handed from slow
+        to fast workers. Under others, EM on statistics of several versions goes most
+        of the way, and the default the rest.
+    transport, shards, hand_out, deadline, checkpoint, resume, verbose, \
+verbose_interval
+        See `fit_em`.
+
+    Attributes
+    ----------
+    fixed_effects_ : DataFrame
+        Estimates, standard errors, z, p values and 95 % confidence intervals.
+    fixed_names_ : list of str
+    coef_ : array of shape (n_features,)
+    intercept_ : float
+        0 without one.
+    fixed_covariance_ : array of shape (p, p)
+        Covariance of all fixed effects, the intercept first.
+    covariance_ : dict of array of shape (q, q)
+        Covariance of the random effects of each factor, by its name.
+    effects_ : dict of list of str
+        Names of the random effects of each factor.
+    sigma2_ : float
+        Residual variance.
+    random_effects_ : RandomEffects
+        By factor: labels, modes (BLUPs), conditional covariances, ``to_frame()``;
+        computed when they are looked at.
+    log_likelihood_ : float
+        Of y, or restricted.
+    deviance_ : float
+        -2 times that; with REML, lme4's REML criterion.
+    aic_, bic_ : float
+    n_parameters_ : int
+        Of fixed effects, (co)variances and residual variance.
+    n_obs_ : float
+        Number of observations, by their weights.
+    n_groups_ : dict of int
+    converged_, n_iter_, lower_bound_, lower_bounds_, result_
+        See `GaussianMixture`. ``result_.settings["grouping"]`` says how the rows of
+        groups were brought together.
+    n_features_in_, feature_names_in_
+        Of arrays.
+
+    Notes
+    -----
+    Crossed factors are exact: the factor with the most random effects is eliminated
+    group by group, and the others' effects have a joint posterior with the fixed
+    ones. With c of those other effects an iteration takes of the order of c^3
+    operations and c^2 memory on top of the groups', so the second largest factor may
+    have some ten thousand levels.
+
+    Standard errors and z tests are asymptotic, for known variances.
+
+    References
+    ----------
+    Laird, N. M., Ware, J. H. (1982). Random-effects models for longitudinal data.
+    Biometrics 38, 963-974.
+
+    Liu, C., Rubin, D. B. (1994). The ECME algorithm. Biometrika 81, 633-648.
+
+    Liu, C., Rubin, D. B., Wu, Y. N. (1998). Parameter expansion to accelerate EM: the
+    PX-EM algorithm. Biometrika 85, 755-770.
+
+    Srivastava, S., DePalma, G., Liu, C. (2019). An asynchronous distributed
+    expectation maximization algorithm for massive data: the DEM algorithm. Journal of
+    Computational and Graphical Statistics 28, 233-243.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_em import LinearMixedModel
+    >>> rng = np.random.default_rng(0)
+    >>> groups = np.repeat(np.arange(50), 20)
+    >>> X = rng.normal(size=(1000, 1))
+    >>> y = 1 + 2 * X[:, 0] + rng.normal(size=50)[groups] + rng.normal(size=1000)
+    >>> model = LinearMixedModel().fit(X, y, groups=groups)
+    >>> model.coef_.round(1)
+    array([2.])
+    >>> model.n_groups_
+    {'group': 50}
+    >>> model.predict(X[:2], groups=groups[:2]).shape
+    (2,)
+    """
+
+    def __init__(
+        self,
+        formula: str | None = None,
+        *,
+        method: str = "reml",
+        algorithm: str = "px_ecme",
+        covariance: str = "unstructured",
+        fit_intercept: bool = True,
+        weights: str = "frequency",
+        acceleration: Any = "auto",
+        tol: float = 1e-8,
+        max_iter: int = 1000,
+        random_state: Any = None,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        schedule: Any = "auto",
+        transport: Any = "auto",
+        shards: Any = "auto",
+        hand_out: bool = True,
+        deadline: float | None = None,
+        checkpoint: Any = None,
+        resume: Any = None,
+    ) -> None:
+        self.formula = formula
+        self.method = method
+        self.algorithm = algorithm
+        self.covariance = covariance
+        self.fit_intercept = fit_intercept
+        self.weights = weights
+        self.acceleration = acceleration
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.schedule = schedule
+        self.transport = transport
+        self.shards = shards
+        self.hand_out = hand_out
+        self.deadline = deadline
+        self.checkpoint = checkpoint
+        self.resume = resume
+
+    # ----------------------------------------------------------------------- fit
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        Z: Any = None,
+    ) -> Any:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            With a formula, a DataFrame of pandas or Dask (parquet or CSV on disk,
+            larger than memory) or an `xarray.Dataset`. Without one, an array of NumPy
+            or Dask, a DataFrame or a `xarray.DataArray` of the fixed effects.
+        y : array of shape (n_samples,)
+            Without a formula.
+        sample_weight : array of shape (n_samples,) or str, default=None
+            Weights, see `weights`; with a formula, may be the name of a column.
+        groups : array of shape (n_samples,), DataFrame or dict of them, default=None
+            Labels of the groups, by the name of their factor where there are several.
+            Rows of a group may lie anywhere. None is a linear model without random
+            effects.
+        Z : array of shape (n_samples, q) or dict of them, default=None
+            Columns of random effects, by the name of the factor where there are
+            several; by default an intercept for each group.
+
+        Returns
+        -------
+        self : LinearMixedModel
+            Or an awaitable of it if the current Dask client is asynchronous. If the
+            fit fails, what an earlier one found is left as it was.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If parameters or data are unusable; the message names the remedy.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` or the deadline ended the fit.
+        """
+        self._check()
+        given = self._read(X, y, sample_weight, groups, Z)
+        front = given.front
+        if not front.factors:
+            return self._fit_fixed(given)
+        if given.rows is not None:
+            rows = _counted(given.rows)
+            gathered = gather_memory(rows, front.names, front.factors)
+        else:
+            _check_client()
+            make = front.chunk if hasattr(front, "chunk") else front.rows
+            gathered = gather_dask(given.chunks, make, front.names, front.factors)
+        layout = gathered.layout
+        structure = Structure(
+            front.factors[layout.inner],
+            gathered.n_groups,
+            tuple(front.factors[f] for f in layout.outer),
+            tuple(len(known) for known in layout.levels),
+            len(front.names),
+        )
+        fitted = _Fitted(given, gathered, structure, self._n_obs(gathered))
+        _check_identified(fitted)
+        for what in gathered.basis.collinear:
+            warnings.warn(
+                f"the columns of the random effects ({what}) are linearly dependent: "
+                "their covariance is not determined by the data.",
+                stacklevel=2,
+            )
+        model = LinearMixedModelECME(
+            structure,
+            self.method == "reml",
+            self.algorithm,  # type: ignore[arg-type]
+            self._log_offset(gathered, fitted.n_obs),
+            fitted.n_obs,
+            gathered.totals,
+        )
+        return self._fit_model(model, fitted, step_tol=self.tol)  # type: ignore[arg-type]
+
+    def _check(self) -> None:
+        """Raise for unusable parameters."""
+        for name, allowed in (
+            ("method", ("reml", "ml")),
+            ("algorithm", ("px_ecme", "ecme", "em")),
+            ("covariance", ("unstructured", "diagonal")),
+            ("weights", ("frequency", "precision")),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, allowed))}, got "
+                    f"{value!r}."
+                )
+        named_acceleration(self.acceleration, None)
+
+    def _read(
+        self, X: Any, y: Any, sample_weight: Any, groups: Any, Z: Any
+    ) -> MixedInput:
+        if self.formula is None:
+            return read_arrays(self, X, y, groups, Z, sample_weight)
+        for name, value in (("y", y), ("groups", groups), ("Z", Z)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} is part of the formula; pass the DataFrame alone."
+                )
+        return read_frame(self.formula, X, sample_weight)
+
+    def _n_obs(self, gathered: Gathered) -> float:
+        totals = gathered.totals
+        precision = self.weights == "precision"
+        return float(totals.n_rows) if precision else totals.weight
+
+    def _log_offset(self, gathered: Gathered, n_obs: float) -> float:
+        basis, totals = gathered.basis, gathered.totals
+        offset = n_obs * basis.log_jacobian
+        if self.method == "reml":
+            offset += basis.log_restricted
+        if self.weights == "precision":
+            offset += totals.log_weight / 2
+        return offset
+
+    def _fit_fixed(self, given: MixedInput) -> LinearMixedModel:
+        """Fit a linear model: there is nothing to iterate."""
+        if given.rows is None:
+            raise ValueError(
+                "a linear model without groups needs no EM; fit it with dask-ml or on "
+                "a sample in memory, or give groups."
+            )
+        rows = _counted(given.rows)
+        survey = survey_rows(rows)
+        front = given.front
+        basis = Basis.of(survey, front.names, ())
+        p = len(front.names)
+        precision = self.weights == "precision"
+        n = float(survey.n_rows) if precision else survey.weight
+        reml = self.method == "reml"
+        dof = n - reml * p
+        if dof <= 0:
+            raise ValueError(
+                f"{n:g} observations are too few for {p} fixed effects and a residual "
+                "variance; leave out columns."
+            )
+        rss = (survey.fixed.triangle[p, p] / basis.scale) ** 2
+        sigma2 = max(float(rss) / dof, np.finfo(float).tiny)
+        value = dof * (math.log(2 * math.pi * sigma2) + 1)
+        value += p * math.log(survey.weight) if reml else 0.0
+        offset = n * basis.log_jacobian + reml * basis.log_restricted
+        offset += survey.log_weight / 2 if precision else 0.0
+        params = MixedParams(
+            np.zeros(0), sigma2, np.zeros(p), np.eye(p) / survey.weight
+        )
+        log_likelihood = offset - value / 2
+        result: EMResult[MixedParams] = EMResult(
+            params=params,
+            status="converged",
+            message="least squares: there are no random effects",
+            lower_bound=log_likelihood,
+            log_likelihood=log_likelihood,
+            weight=n,
+            n_m_steps=1,
+            n_e_steps=1,
+            effective_passes=1.0,
+            resumed_from=None,
+            trace=TraceLog(1).trace(),
+            settings={"model": "LinearModel"},
+        )
+        fitted = _Fitted(given, None, None, n, basis)
+        self._adopt(result, fitted, None)  # type: ignore[arg-type]
+        return self
+
+    def _attributes_of(self, params: Any, table: Table) -> Mapping[str, Any]:
+        """Return the fitted attributes that a model's parameters amount to."""
+        fitted: _Fitted = table  # type: ignore[assignment]
+        return fitted.attributes(params)
+
+    def _adopt(
+        self, result: EMResult[Any], table: Table, passes: Any
+    ) -> LinearMixedModel:
+        fitted: _Fitted = table  # type: ignore[assignment]
+        if fitted.gathered is not None:
+            settings = {**result.settings, "grouping": fitted.gathered.route}
+            result = dataclasses.replace(result, settings=settings)
+        super()._adopt(result, table, passes)
+        value = result.log_likelihood
+        self.log_likelihood_ = result.lower_bound if math.isnan(value) else value
+        self.deviance_ = -2 * self.log_likelihood_
+        k = self.n_parameters_
+        self.aic_ = self.deviance_ + 2 * k
+        self.bic_ = self.deviance_ + math.log(self.n_obs_) * k
+        return self
+
+    # ------------------------------------------------------------------ inference
+
+    @property
+    def fixed_effects_(self) -> Any:
+        """Estimates of the fixed effects with their tests, as a DataFrame."""
+        check_is_fitted(self, "fixed_covariance_")
+        import pandas
+
+        return pandas.DataFrame(self.inference(), index=list(self.fixed_names_))
+
+    def inference(self, level: float = 0.95) -> dict[str, Array]:
+        """Return estimates, standard errors, tests and confidence intervals.
+
+        Parameters
+        ----------
+        level : float, default=0.95
+            Of the confidence intervals.
+
+        Returns
+        -------
+        dict of array of shape (p,)
+            ``estimate``, ``std_error``, ``z``, ``p_value``, ``ci_lower``,
+            ``ci_upper``.
+        """
+        check_is_fitted(self, "fixed_covariance_")
+        estimate = self._beta
+        error = np.sqrt(np.diag(self.fixed_covariance_))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = estimate / error
+        half = stats.norm.ppf((1 + level) / 2) * error
+        return {
+            "estimate": estimate,
+            "std_error": error,
+            "z": z,
+            "p_value": 2 * stats.norm.sf(np.abs(z)),
+            "ci_lower": estimate - half,
+            "ci_upper": estimate + half,
+        }
+
+    def summary(self) -> Summary:
+        """Return the usual tables, readable as text and in a notebook."""
+        check_is_fitted(self, "fixed_covariance_")
+        return Summary(self)
+
+    def likelihood_ratio_test(self, other: LinearMixedModel) -> LikelihoodRatio:
+        """Compare with a nested model of the same rows.
+
+        Parameters
+        ----------
+        other : LinearMixedModel
+            Fitted; the larger or the smaller one.
+
+        Returns
+        -------
+        LikelihoodRatio
+            ``statistic``, ``df``, ``p_value``.
+
+        Raises
+        ------
+        ValueError
+            If the models cannot be compared: other rows, another method, or REML with
+            other fixed effects.
+        """
+        check_is_fitted(self, "fixed_covariance_")
+        check_is_fitted(other, "fixed_covariance_")
+        return compare(self, other)
+
+    # ----------------------------------------------------------------- prediction
+
+    def predict(self, X: Any, *, groups: Any = None, Z: Any = None) -> Any:
+        """Predict the response.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            With a formula, a frame with its columns; those of the groups may be
+            missing.
+        groups, Z
+            As in `fit`. For groups that were not seen, and for factors that are left
+            out, random effects are zero, which is what is expected of a new group.
+
+        Returns
+        -------
+        array of shape (n_samples,)
+            Lazy where X is. Rows of a frame with missing values get NaN.
+        """
+        check_is_fitted(self, "fixed_covariance_")
+        if self.formula is not None:
+            return predict_frame(self._prediction(), X)
+        if not is_dask(X) and not hasattr(X, "dims"):
+            checked = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+            return predict_arrays(self._prediction(), checked, groups, Z)
+        return predict_arrays(self._prediction(), X, groups, Z)
+
+    def _prediction(self) -> Prediction:
+        return Prediction(self._front, self._beta, dict(self.random_effects_))
+
+    def residuals(
+        self, X: Any, y: Any = None, *, groups: Any = None, Z: Any = None
+    ) -> Any:
+        """Return responses minus predictions.
+
+        Parameters
+        ----------
+        X, y, groups, Z
+            As in `fit`.
+
+        Returns
+        -------
+        array of shape (n_samples,)
+        """
+        predicted = self.predict(X, groups=groups, Z=Z)
+        if self.formula is not None:
+            y = self._prediction().response(X)
+        elif y is None:
+            raise ValueError("residuals need y, the observed responses.")
+        elif hasattr(y, "to_numpy") and not is_dask(y):
+            y = y.to_numpy()
+        return y - predicted
+
+    def simulate(
+        self,
+        X: Any,
+        *,
+        groups: Any = None,
+        Z: Any = None,
+        n_samples: int = 1,
+        random_state: Any = None,
+    ) -> Array:
+        """Draw new responses from the model, new random effects included.
+
+        Parameters
+        ----------
+        X, groups, Z
+            As in `fit`, in memory.
+        n_samples : int, default=1
+            Number of draws.
+        random_state : int, RandomState instance or None, default=None
+            The estimator's by default.
+
+        Returns
+        -------
+        array of shape (n_samples, n_rows)
+        """
+        check_is_fitted(self, "fixed_covariance_")
+        seed = self.random_state if random_state is None else random_state
+        rng = check_random_state(seed)
+        rows: Rows = self._prediction().rows(X, groups, Z)
+        fixed = rows.fixed.dense() @ self._beta
+        draws = np.tile(fixed, (n_samples, 1))
+        draws += rng.standard_normal(draws.shape) * math.sqrt(self.sigma2_)
+        for factor, grouped in zip(self._front.factors, rows.factors, strict=True):
+            names, codes = np.unique(
+                plain_labels(grouped.labels, factor.name), return_inverse=True
+            )
+            design = grouped.design.dense()
+            cov = self.covariance_[factor.name]
+            for draw in draws:
+                b = rng.multivariate_normal(
+                    np.zeros(len(cov)), cov, size=len(names), method="eigh"
+                ) if hasattr(rng, "spawn") else rng.multivariate_normal(
+                    np.zeros(len(cov)), cov, size=len(names)
+                )
+                draw += np.einsum("nq,nq->n", design, b[codes.ravel()])
+        return draws
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """What a fit is of: stands in for the table of rows of other estimators."""
+
+    given: MixedInput
+    gathered: Gathered | None
+    structure: Structure | None
+    n_obs: float
+    basis: Basis | None = None
+
+    sample_weight: Any = None
+
+    @property
+    def X(self) -> Data | None:
+        """The tables of groups, as the engine's data."""
+        if self.gathered is None:
+            return None
+        table = self.gathered.table
+        return DaskData(table) if is_dask(table) else MemoryData(table)
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """Attributes that describe the columns of X."""
+        return self.given.columns
+
+    def attributes(self, params: MixedParams) -> Mapping[str, Any]:
+        """Return the fitted attributes, in the user's coordinates."""
+        front = self.given.front
+        gathered, structure = self.gathered, self.structure
+        basis = self.basis if gathered is None else gathered.basis
+        assert basis is not None
+        c = 0 if structure is None else structure.n_coupled
+        beta = basis.coef(params.mean[c:])
+        effects: Mapping[str, Any] = {}
+        covariance: dict[str, Array] = {}
+        groups: dict[str, int] = {}
+        n_theta = 0
+        if gathered is not None and structure is not None:
+            layout = gathered.layout
+            order = (layout.inner, *layout.outer)
+            factors = structure.factors_of(params.theta)
+            found = {}
+            for f, L in zip(order, factors, strict=True):
+                half = basis.random_map(f) @ L
+                found[f] = params.sigma2 * half @ half.T
+            for f, factor in enumerate(front.factors):
+                covariance[factor.name] = found[f] * factor.pattern
+            sizes = dict(
+                zip(order, (structure.n_groups, *structure.levels), strict=True)
+            )
+            groups = {g.name: sizes[f] for f, g in enumerate(front.factors)}
+            n_theta = structure.n_theta
+            effects = RandomEffects(
+                structure, params, basis, order, layout.levels, gathered.table
+            )
+        ones = bool(basis.ones)
+        return {
+            "fixed_names_": list(front.names),
+            "intercept_": float(beta[0]) if ones else 0.0,
+            "coef_": beta[1:] if ones else beta,
+            "_beta": beta,
+            "fixed_covariance_": basis.coef_cov(params.cov[c:, c:] * params.sigma2),
+            "covariance_": covariance,
+            "effects_": {g.name: list(g.columns) for g in front.factors},
+            "sigma2_": float(params.sigma2 * basis.scale**2),
+            "random_effects_": effects,
+            "n_obs_": self.n_obs,
+            "n_groups_": groups,
+            "n_parameters_": len(beta) + n_theta + 1,
+            "_front": front,
+        }
+
+
+def _counted(rows: Rows) -> Rows:
+    """Leave out rows of weight 0; raise for weights or values that are unusable."""
+    weights = rows.weights
+    if weights is not None and not (
+        np.isfinite(weights).all() and (weights >= 0).all()
+    ):
+        raise ValueError(
+            "sample_weight must be finite and not negative; use 0 to leave a row out."
+        )
+    rows = rows.counted()
+    if not len(rows):
+        raise ValueError("no row has a positive weight; check how they were selected.")
+    return rows
+
+
+def _check_identified(fitted: _Fitted) -> None:
+    """Raise `ValueError` where the data cannot tell the variances apart."""
+    structure, n = fitted.structure, fitted.n_obs
+    assert structure is not None
+    p = structure.n_fixed
+    if n <= p:
+        raise ValueError(
+            f"{n:g} observations are too few for {p} fixed effects and a residual "
+            "variance; leave out columns."
+        )
+    sizes = (structure.n_groups, *structure.levels)
+    for factor, m in zip(structure.factors, sizes, strict=True):
+        if m < 2:
+            raise ValueError(
+                f"the grouping factor {factor.name!r} has one group only, which tells "
+                "nothing about how groups vary; leave it out."
+            )
+        if m * factor.n_random >= n:
+            raise ValueError(
+                f"the {m} groups of {factor.name!r} have {m * factor.n_random} random "
+                f"effects, as many as there are observations ({n:g}) or more, so that "
+                "they cannot be told from residuals; leave out slopes or the factor."
+            )
+
+
+def _check_client() -> None:
+    """Raise where tasks cannot be waited for."""
+    from distributed import default_client
+
+    try:
+        client = default_client()
+    except ValueError:
+        return
+    if client.asynchronous:
+        raise TypeError(
+            "LinearMixedModel sums up Dask collections before the fit and cannot do so "
+            "with an asynchronous client; use a Client(asynchronous=False), or data in "
+            "memory."
+        )

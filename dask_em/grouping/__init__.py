@@ -1,0 +1,1 @@
+"""Rows of grouped data become cross-products per group, once."""

@@ -1,0 +1,389 @@
+"""One pass over the rows: scales and origins in which the rest is well conditioned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from .rows import Columns, Factor, Rows
+
+__all__ = ["Basis", "Frame", "Survey"]
+
+Array = NDArray[Any]
+
+#: Rows of a tile: it stays in cache.
+TILE = 8192
+#: Part of a column that must not be explained by those before it.
+COLLINEAR = 1e-11
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The triangular factor of a QR decomposition of centred columns.
+
+    Factors of disjoint sets of rows combine into that of their union, stably, as in
+    Golub and Van Loan's QR updating ("TSQR"); no squares of the data are formed.
+
+    Parameters
+    ----------
+    ones : bool
+        Whether the first column is ones; the others are then centred at `origin`.
+    origin : array of shape (k,)
+    triangle : array of shape (ones + k, ones + k)
+    """
+
+    ones: bool
+    origin: Array
+    triangle: Array
+
+    @classmethod
+    def of(cls, columns: Columns, roots: Array | None) -> Frame:
+        """Decompose columns, their rows scaled by the roots of the weights."""
+        n, k = columns.array.shape
+        ones = columns.ones
+        head = np.asarray(columns.array[:TILE], dtype=np.float64)
+        origin = head.mean(axis=0) if ones and n else np.zeros(k)
+        triangles = []
+        for start in range(0, n, TILE):
+            tile = slice(start, start + TILE)
+            values = np.asarray(columns.array[tile], dtype=np.float64) - origin
+            if ones:
+                values = np.hstack([np.ones((len(values), 1)), values])
+            if roots is not None:
+                values = values * roots[tile, None]
+            triangles.append(np.linalg.qr(values, mode="r"))
+        return cls(ones, origin, _stacked(triangles, k + ones))
+
+    def combine(self, other: Frame) -> Frame:
+        """Return the factor of both sets of rows."""
+        if not self.triangle.any():  # nothing is known about where these rows lie
+            return other
+        moved = other.triangle.copy()
+        if self.ones:
+            moved[:, 1:] += np.outer(moved[:, 0], other.origin - self.origin)
+        size = len(self.triangle)
+        return Frame(self.ones, self.origin, _stacked([self.triangle, moved], size))
+
+
+def _stacked(triangles: Sequence[Array], size: int) -> Array:
+    """Decompose factors put one above the other; always square."""
+    stack = np.vstack([*triangles, np.zeros((size, size))])
+    return np.linalg.qr(stack, mode="r")
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What one pass finds out about rows.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of positive weight.
+    weight, log_weight : float
+        Sums of the weights and of their logarithms.
+    fixed : Frame
+        Of the fixed effects and the response.
+    random : tuple of Frame
+        Of the random effects, by factor.
+    levels : tuple of array
+        Sorted labels that occur, by factor; empty where nobody asked.
+    n_labels : tuple of int
+        Labels that occur, added up over chunks.
+    row_nbytes : float
+        Of the largest rows.
+    """
+
+    n_rows: int
+    weight: float
+    log_weight: float
+    fixed: Frame
+    random: tuple[Frame, ...]
+    levels: tuple[Array, ...]
+    n_labels: tuple[int, ...]
+    row_nbytes: float
+
+    @classmethod
+    def of(cls, rows: Rows, *, with_levels: bool) -> Survey:
+        """Survey rows, all of which count."""
+        weights = rows.weights
+        roots = None if weights is None else np.sqrt(weights)
+        fixed = Frame.of(_with_response(rows), roots)
+        random = []
+        for factor in rows.factors:
+            same = (
+                factor.design.array is rows.fixed.array
+                and factor.design.ones == rows.fixed.ones
+            )
+            if same:  # random slopes of all predictors: it is there already
+                random.append(
+                    Frame(fixed.ones, fixed.origin[:-1], fixed.triangle[:-1, :-1])
+                )
+            else:
+                random.append(Frame.of(factor.design, roots))
+        levels = tuple(np.unique(f.labels) for f in rows.factors)
+        return cls(
+            n_rows=len(rows),
+            weight=float(len(rows) if weights is None else weights.sum()),
+            log_weight=0.0 if weights is None else float(np.log(weights).sum()),
+            fixed=fixed,
+            random=tuple(random),
+            levels=levels if with_levels else tuple(v[:0] for v in levels),
+            n_labels=tuple(len(v) for v in levels),
+            row_nbytes=rows.row_nbytes,
+        )
+
+    def combine(self, other: Survey) -> Survey:
+        """Return the survey of both sets of rows."""
+        return Survey(
+            self.n_rows + other.n_rows,
+            self.weight + other.weight,
+            self.log_weight + other.log_weight,
+            self.fixed.combine(other.fixed),
+            tuple(
+                a.combine(b) for a, b in zip(self.random, other.random, strict=True)
+            ),
+            tuple(
+                np.union1d(a, b) for a, b in zip(self.levels, other.levels, strict=True)
+            ),
+            tuple(a + b for a, b in zip(self.n_labels, other.n_labels, strict=True)),
+            max(self.row_nbytes, other.row_nbytes),
+        )
+
+    def merge(self, others: Sequence[Survey]) -> Survey:
+        """Return the survey of this and the others."""
+        total = self
+        for other in others:
+            total = total.combine(other)
+        return total
+
+
+def _with_response(rows: Rows) -> Columns:
+    """Return the fixed columns and the response, lazily joined by tiles."""
+    return Columns(_Beside(rows.fixed.array, rows.y), rows.fixed.ones)  # type: ignore[arg-type]
+
+
+class _Beside:
+    """An array with one more column, joined where it is looked at."""
+
+    def __init__(self, array: Array, column: Array) -> None:
+        self._array, self._column = array, column
+        self.shape = (array.shape[0], array.shape[1] + 1)
+
+    def __getitem__(self, index: slice) -> Array:
+        return np.column_stack(
+            [
+                np.asarray(self._array[index], dtype=np.float64),
+                np.asarray(self._column[index], dtype=np.float64),
+            ]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Basis:
+    r"""Coordinates in which a mixed model is fitted.
+
+    The fixed effects' columns are made orthonormal, the response is replaced by its
+    residuals from least squares, in units of their standard deviation, and the
+    columns of every correlated set of random effects are made orthonormal too. The
+    model is the same; what changes are its coordinates,
+
+    .. math:: \beta = \beta_0 + J \tilde\beta, \qquad b = s T \tilde b.
+
+    Parameters
+    ----------
+    origin : array of shape (k,)
+        Subtracted from the fixed columns (the ones aside) before they are mapped.
+    map : array of shape (p, p)
+        Maps centred columns to orthonormal ones.
+    response_origin : float
+    response_coef : array of shape (p,)
+        Least squares in the new coordinates.
+    scale : float
+        Standard deviation of the residuals.
+    random_origins : tuple of array
+    random_maps : tuple of array of shape (q, q)
+    log_jacobian : float
+        Of the map from data to coordinates, for the likelihood of y.
+    log_restricted : float
+        The same for the restricted likelihood.
+    collinear : tuple of str
+        Sets of random effects whose columns are linearly dependent.
+    """
+
+    origin: Array
+    ones: bool
+    map: Array
+    response_origin: float
+    response_coef: Array
+    scale: float
+    random_origins: tuple[Array, ...]
+    random_ones: tuple[bool, ...]
+    random_maps: tuple[Array, ...]
+    log_jacobian: float
+    log_restricted: float
+    collinear: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, survey: Survey, names: Sequence[str], factors: Sequence[Factor]
+    ) -> Basis:
+        """Choose coordinates.
+
+        Raises
+        ------
+        ValueError
+            If a fixed effect is a linear combination of those before it.
+        """
+        frame = survey.fixed
+        p = len(frame.triangle) - 1
+        weight = survey.weight
+        signs = np.where(np.diag(frame.triangle) < 0, -1.0, 1.0)
+        triangle = frame.triangle * signs[:, None]
+        R = triangle[:p, :p]
+        check_rank(R, names)
+        map_ = solve_triangular(R, np.eye(p)) * np.sqrt(weight) if p else np.eye(0)
+        r_xy = triangle[:p, p]
+        rss = float(triangle[p, p])
+        around = float(np.linalg.norm(triangle[int(frame.ones) :, p]))
+        # residuals that are rounding have no scale of their own
+        scale = rss if rss > 1e-13 * around else around
+        scale = scale / np.sqrt(weight) if scale > 0 else 1.0
+        origins, maps, collinear = [], [], []
+        for factor, random in zip(factors, survey.random, strict=True):
+            origin, mapped, bad = _random_map(random, factor, weight)
+            origins.append(origin)
+            maps.append(mapped)
+            collinear += bad
+        log_det = float(np.log(np.abs(np.diag(R))).sum() - p / 2 * np.log(weight))
+        return cls(
+            origin=frame.origin[:-1],
+            ones=frame.ones,
+            map=map_,
+            response_origin=float(frame.origin[-1]),
+            response_coef=r_xy / np.sqrt(weight),
+            scale=scale,
+            random_origins=tuple(origins),
+            random_ones=tuple(random.ones for random in survey.random),
+            random_maps=tuple(maps),
+            log_jacobian=-float(np.log(scale)),
+            log_restricted=-log_det + p * float(np.log(scale)),
+            collinear=tuple(collinear),
+        )
+
+    def products(self, rows: Rows) -> tuple[Array, list[Array]]:
+        """Return rows in these coordinates, scaled by the roots of their weights.
+
+        Returns
+        -------
+        W : array of shape (n, p + 1)
+            Fixed effects and response.
+        Z : list of array of shape (n, q)
+            Random effects, by factor.
+        """
+        X = _mapped(rows.fixed, self.origin, self.map)
+        y = np.asarray(rows.y, dtype=np.float64) - self.response_origin
+        y -= X @ self.response_coef
+        y /= self.scale
+        W = np.column_stack([X, y])
+        Z = [
+            W[:, :-1]
+            if factor.design.array is rows.fixed.array
+            and factor.design.ones == rows.fixed.ones
+            and np.array_equal(mapped, self.map)
+            else _mapped(factor.design, origin, mapped)
+            for factor, origin, mapped in zip(
+                rows.factors, self.random_origins, self.random_maps, strict=True
+            )
+        ]
+        if rows.weights is not None:
+            roots = np.sqrt(rows.weights)[:, None]
+            Z = [z * roots for z in Z]
+            W = W * roots
+        return W, Z
+
+    # ------------------------------------------------------------- and back
+
+    def coef(self, beta: Array) -> Array:
+        """Return fixed effects in the user's coordinates."""
+        inner = self.map @ (self.response_coef + self.scale * beta)
+        coef: Array = self._uncentred(inner)
+        if self.ones:
+            coef[0] += self.response_origin
+        return coef
+
+    def coef_cov(self, cov: Array) -> Array:
+        """Return the covariance of fixed effects in the user's coordinates."""
+        J = self.scale * self._uncentred(self.map)
+        return J @ cov @ J.T
+
+    def _uncentred(self, inner: Array) -> Array:
+        found = inner.copy()
+        if self.ones:
+            found[0] -= self.origin @ inner[1:]
+        return found
+
+    def random_map(self, factor: int) -> Array:
+        """Return T of a factor: effects in the user's coordinates are s T times."""
+        mapped: Array = self.random_maps[factor].copy()
+        if self.random_ones[factor]:
+            mapped[0] -= self.random_origins[factor] @ mapped[1:]
+        return self.scale * mapped
+
+
+def _mapped(columns: Columns, origin: Array, map_: Array) -> Array:
+    values = np.asarray(columns.array, dtype=np.float64)
+    if columns.ones:
+        out: Array = (values - origin) @ map_[1:]
+        out += map_[0]
+        return out
+    return values @ map_
+
+
+def check_rank(R: Array, names: Sequence[str]) -> None:
+    """Raise `ValueError` for columns that the ones before them explain."""
+    norms = np.linalg.norm(R, axis=0)
+    left = np.abs(np.diag(R))
+    bad = [
+        name
+        for name, rest, norm in zip(names, left, norms, strict=True)
+        if not rest > COLLINEAR * norm
+    ]
+    if bad:
+        raise ValueError(
+            f"the fixed effects are linearly dependent: {', '.join(map(str, bad))} "
+            f"{'is a combination' if len(bad) == 1 else 'are combinations'} of the "
+            "columns before (or zero throughout); leave out as many columns."
+        )
+
+
+def _random_map(
+    frame: Frame, factor: Factor, weight: float
+) -> tuple[Array, Array, list[str]]:
+    """Return origin and map of a factor's columns, and what is collinear in them."""
+    q = factor.n_random
+    R = frame.triangle.copy()
+    origin = frame.origin.copy()
+    mapped = np.zeros((q, q))
+    bad = []
+    for k, block in enumerate(factor.slices):
+        centred = frame.ones and k == 0
+        if frame.ones and not centred:  # a shift would mix in another block
+            inner = slice(block.start - 1, block.stop - 1)
+            R[:, block] += np.outer(R[:, 0], origin[inner])
+            origin[inner] = 0.0
+        triangle = R
+        if len(factor.blocks) > 1:
+            triangle = _stacked([R[:, block]], block.stop - block.start)
+        triangle = triangle * np.where(np.diag(triangle) < 0, -1.0, 1.0)[:, None]
+        norms = np.linalg.norm(triangle, axis=0)
+        if (np.abs(np.diag(triangle)) > COLLINEAR * norms).all():
+            mapped[block, block] = solve_triangular(triangle, np.eye(len(triangle)))
+        else:
+            bad.append(", ".join(factor.columns[block]) + f" | {factor.name}")
+            mapped[block, block] = np.diag(1 / np.where(norms > 0, norms, 1.0))
+    return origin, mapped * np.sqrt(weight), bad
