@@ -214,4 +214,3 @@ def named_acceleration(
         "acceleration must be a name, None or an object from dask_em.acceleration, "
         f"got {acceleration!r}."
     )
-

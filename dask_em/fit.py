@@ -279,8 +279,9 @@ class Fit:
         acceleration = named_acceleration(self.acceleration, self.model.acceleration)
         if acceleration is not None and not self.model.packs:
             raise ValueError(
-                f"acceleration= needs pack and unpack, which {type(self.model).__name__}"
-                " does not define; define them, or set acceleration=None."
+                "acceleration= needs pack and unpack, which "
+                f"{type(self.model).__name__} does not define; define them, or set "
+                "acceleration=None."
             )
         stopping = self.stopping
         if point is not None and init == point.init:
@@ -644,9 +645,7 @@ def fit_em(
     fit = Fit(
         model=model,
         data=(
-            X
-            if isinstance(X, Data)
-            else as_data(*_arrays(X, y, sample_weight, dim))
+            X if isinstance(X, Data) else as_data(*_arrays(X, y, sample_weight, dim))
         ),
         transport=channel,
         schedule=schedule,

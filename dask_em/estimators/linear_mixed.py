@@ -22,7 +22,7 @@ from ..grouping.rows import Rows, plain_labels
 from ..grouping.survey import Basis
 from ..models.linear_mixed import LinearMixedModelECME, MixedParams, Structure
 from ..result import EMResult, TraceLog
-from ..sharding import Data, DaskData, MemoryData, is_dask
+from ..sharding import DaskData, Data, MemoryData, is_dask
 from .base import EMEstimator
 from .mixed_effects import RandomEffects
 from .mixed_input import MixedInput, read_arrays, read_frame
@@ -345,25 +345,30 @@ verbose_interval
         rows = _counted(given.rows)
         survey = survey_rows(rows)
         front = given.front
-        basis = Basis.of(survey, front.names, ())
-        p = len(front.names)
+        p = rank = len(front.names)
+        try:
+            basis = Basis.of(survey, front.names, ())
+        except ValueError as error:
+            if self.formula is not None:
+                raise
+            basis = Basis.least_norm(survey)
+            rank = int(np.count_nonzero(basis.map.any(axis=0)))
+            warnings.warn(f"{error} The estimates are of least norm.", stacklevel=3)
         precision = self.weights == "precision"
         n = float(survey.n_rows) if precision else survey.weight
         reml = self.method == "reml"
-        dof = n - reml * p
-        if dof <= 0:
-            raise ValueError(
-                f"{n:g} observations are too few for {p} fixed effects and a residual "
-                "variance; leave out columns."
-            )
+        dof = max(n - reml * rank, 1.0)
         rss = (survey.fixed.triangle[p, p] / basis.scale) ** 2
         sigma2 = max(float(rss) / dof, np.finfo(float).tiny)
         value = dof * (math.log(2 * math.pi * sigma2) + 1)
-        value += p * math.log(survey.weight) if reml else 0.0
+        value += rank * math.log(survey.weight) if reml else 0.0
         offset = n * basis.log_jacobian + reml * basis.log_restricted
         offset += survey.log_weight / 2 if precision else 0.0
         params = MixedParams(
-            np.zeros(0), sigma2, np.zeros(p), np.eye(p) / survey.weight
+            np.zeros(0),
+            sigma2,
+            np.zeros(p),
+            np.diag(basis.map.any(axis=0) / survey.weight),
         )
         log_likelihood = offset - value / 2
         result: EMResult[MixedParams] = EMResult(
@@ -495,7 +500,9 @@ verbose_interval
         if self.formula is not None:
             return predict_frame(self._prediction(), X)
         if not is_dask(X) and not hasattr(X, "dims"):
-            checked = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+            checked = validate_data(
+                self, X, reset=False, dtype=[np.float64, np.float32]
+            )
             return predict_arrays(self._prediction(), checked, groups, Z)
         return predict_arrays(self._prediction(), X, groups, Z)
 
@@ -563,10 +570,14 @@ verbose_interval
             design = grouped.design.dense()
             cov = self.covariance_[factor.name]
             for draw in draws:
-                b = rng.multivariate_normal(
-                    np.zeros(len(cov)), cov, size=len(names), method="eigh"
-                ) if hasattr(rng, "spawn") else rng.multivariate_normal(
-                    np.zeros(len(cov)), cov, size=len(names)
+                b = (
+                    rng.multivariate_normal(
+                        np.zeros(len(cov)), cov, size=len(names), method="eigh"
+                    )
+                    if hasattr(rng, "spawn")
+                    else rng.multivariate_normal(
+                        np.zeros(len(cov)), cov, size=len(names)
+                    )
                 )
                 draw += np.einsum("nq,nq->n", design, b[codes.ravel()])
         return draws

@@ -204,8 +204,6 @@ class _OfTable:
     map: Array
 
     def __call__(self, table: GroupTable) -> Effects:
-        modes, covs = group_effects(
-            self.structure, self.params, self.outer_cov, table
-        )
+        modes, covs = group_effects(self.structure, self.params, self.outer_cov, table)
         T = self.map
         return Effects(self.structure.inner, table.labels, modes @ T.T, T @ covs @ T.T)

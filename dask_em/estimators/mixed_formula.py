@@ -52,8 +52,10 @@ class MixedFormula:
     >>> formula = MixedFormula.parse("y ~ x + (1 + x || school/class)")
     >>> formula.fixed
     'x'
-    >>> [(term.effects, term.name) for term in formula.random]
-    [('1', 'school'), ('0 + x', 'school'), ('1', 'school:class'), ('0 + x', 'school:class')]
+    >>> [term.name for term in formula.random]
+    ['school', 'school', 'school:class', 'school:class']
+    >>> [term.effects for term in formula.random]
+    ['1', '0 + x', '1', '0 + x']
     """
 
     response: str

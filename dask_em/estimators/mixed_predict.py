@@ -117,8 +117,10 @@ class Prediction:
         factors = self.front.factors
         if len(factors) == 1:  # a single one goes by any name
             name = factors[0].name
-            labels = {name: v for v in labels.values()}
-            designs = {name: v for v in designs.values()}
+            if len(labels) == 1:
+                labels = dict(zip([name], labels.values(), strict=True))
+            if len(designs) == 1:
+                designs = dict(zip([name], designs.values(), strict=True))
         known = {f.name for f in factors}
         if set(labels) - known:
             raise ValueError(

@@ -354,7 +354,9 @@ def gather_dask(
     group_nbytes = 8 * (q * (q + 1) // 2 + q * (p + 1) + 3)
     by_group = found.n_labels[layout.inner] * group_nbytes
     route: Route = (
-        "partial groups" if by_group <= found.n_rows * found.row_nbytes else "rows by key"
+        "partial groups"
+        if by_group <= found.n_rows * found.row_nbytes
+        else "rows by key"
     )
     if several:  # sparse parts are about as large as the rows
         route = "rows by key"
@@ -371,9 +373,7 @@ def gather_dask(
         split = delayed(_split_rows, pure=False, nout=n_buckets)
         parts = [split(rows, layout.inner, n_buckets) for rows in lazy]
         join = delayed(_join_rows, pure=False)
-        both = [
-            work(join([part[b] for part in parts])) for b in range(n_buckets)
-        ]
+        both = [work(join([part[b] for part in parts])) for b in range(n_buckets)]
         buckets = [pair[0] for pair in both]
         totals = [pair[1] for pair in both]
     total = _tree(totals, delayed(_added, pure=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -170,7 +171,7 @@ class Factor:
     def slices(self) -> list[slice]:
         """Where the blocks are."""
         bounds = np.concatenate([[0], np.cumsum(self.blocks)])
-        return [slice(int(a), int(b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
 
     @property
     def pattern(self) -> Array:

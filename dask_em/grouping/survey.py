@@ -56,7 +56,7 @@ class Frame:
                 values = np.hstack([np.ones((len(values), 1)), values])
             if roots is not None:
                 values = values * roots[tile, None]
-            triangles.append(np.linalg.qr(values, mode="r"))
+            triangles.append(_triangle(values))
         return cls(ones, origin, _stacked(triangles, k + ones))
 
     def combine(self, other: Frame) -> Frame:
@@ -73,7 +73,11 @@ class Frame:
 def _stacked(triangles: Sequence[Array], size: int) -> Array:
     """Decompose factors put one above the other; always square."""
     stack = np.vstack([*triangles, np.zeros((size, size))])
-    return np.linalg.qr(stack, mode="r")
+    return _triangle(stack)
+
+
+def _triangle(values: Array) -> Array:
+    return np.asarray(np.linalg.qr(values, mode="r"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +148,7 @@ class Survey:
             self.weight + other.weight,
             self.log_weight + other.log_weight,
             self.fixed.combine(other.fixed),
-            tuple(
-                a.combine(b) for a, b in zip(self.random, other.random, strict=True)
-            ),
+            tuple(a.combine(b) for a, b in zip(self.random, other.random, strict=True)),
             tuple(
                 np.union1d(a, b) for a, b in zip(self.levels, other.levels, strict=True)
             ),
@@ -275,6 +277,46 @@ class Basis:
             collinear=tuple(collinear),
         )
 
+    @classmethod
+    def least_norm(cls, survey: Survey) -> Basis:
+        """Choose coordinates where fixed effects are linearly dependent.
+
+        Their estimates are then those of the least norm, the intercept aside; without
+        random effects, that is what least squares in scikit-learn gives. The columns
+        of `map` that stand for nothing are zero.
+        """
+        frame = survey.fixed
+        k = int(frame.ones)
+        p = len(frame.triangle) - 1
+        root = np.sqrt(survey.weight)
+        R, r_xy = frame.triangle[:p, :p], frame.triangle[:p, p]
+        U, sizes, V = np.linalg.svd(R[k:, k:])
+        kept = sizes > COLLINEAR * sizes.max(initial=0.0)
+        inverse = np.where(kept, root / np.where(kept, sizes, 1.0), 0.0)
+        map_ = np.zeros((p, p))
+        map_[k:, k:] = V.T * inverse
+        coef = np.zeros(p)
+        coef[k:] = np.where(kept, U.T @ r_xy[k:], 0.0) / root
+        if k:
+            map_[0, 0] = root / R[0, 0]
+            map_[0, 1:] = -(R[0, 1:] @ map_[1:, 1:]) / R[0, 0]
+            coef[0] = r_xy[0] / root
+        found = cls.of(
+            dataclasses.replace(
+                survey,
+                fixed=Frame(frame.ones, frame.origin[-1:], _response_only(frame, k)),
+            ),
+            ["Intercept"][:k],
+            (),
+        )
+        return dataclasses.replace(
+            found,
+            origin=frame.origin[:-1],
+            map=map_,
+            response_coef=coef,
+            log_restricted=0.0,
+        )
+
     def products(self, rows: Rows) -> tuple[Array, list[Array]]:
         """Return rows in these coordinates, scaled by the roots of their weights.
 
@@ -333,6 +375,11 @@ class Basis:
         if self.random_ones[factor]:
             mapped[0] -= self.random_origins[factor] @ mapped[1:]
         return self.scale * mapped
+
+
+def _response_only(frame: Frame, k: int) -> Array:
+    """Return the factor of the ones and the response, the other columns left out."""
+    return _stacked([frame.triangle[:, [*range(k), -1]]], k + 1)
 
 
 def _mapped(columns: Columns, origin: Array, map_: Array) -> Array:

@@ -143,9 +143,7 @@ class GroupTable:
         couplings = np.zeros((len(cells), whole.couplings.shape[1]))
         np.add.at(couplings, at.ravel(), whole.couplings)
         indptr = np.searchsorted(cells // width, np.arange(m + 1))
-        return GroupTable(
-            labels, sizes, gram, cross, indptr, cells % width, couplings
-        )
+        return GroupTable(labels, sizes, gram, cross, indptr, cells % width, couplings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,9 +58,7 @@ class Structure:
     @property
     def n_coupled(self) -> int:
         """Effects of the outer factors."""
-        return sum(
-            f.n_random * n for f, n in zip(self.outer, self.levels, strict=True)
-        )
+        return sum(f.n_random * n for f, n in zip(self.outer, self.levels, strict=True))
 
     @property
     def factors(self) -> tuple[Factor, ...]:
