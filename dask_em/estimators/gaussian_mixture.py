@@ -89,6 +89,10 @@ class GaussianMixture(MixtureMixin, EMEstimator):
         Into how many parts to cut the data.
     hand_out : bool, default=True
         Whether shards may move from slow workers to fast ones.
+    acceleration : str, Acceleration or None, default="auto"
+        ``"anderson"``, ``"squarem"`` or an object of `dask_em.acceleration`, to jump
+        ahead where EM is slow, under synchronous schedules. The default is EM's own
+        steps, which are scikit-learn's.
     deadline : float, default=None
         Seconds after which the fit ends with what it has.
     checkpoint : str or path, default=None
@@ -187,6 +191,7 @@ class GaussianMixture(MixtureMixin, EMEstimator):
         transport: Any = "auto",
         shards: Any = "auto",
         hand_out: bool = True,
+        acceleration: Any = "auto",
         deadline: float | None = None,
         checkpoint: Any = None,
         resume: Any = None,
@@ -209,6 +214,7 @@ class GaussianMixture(MixtureMixin, EMEstimator):
         self.transport = transport
         self.shards = shards
         self.hand_out = hand_out
+        self.acceleration = acceleration
         self.deadline = deadline
         self.checkpoint = checkpoint
         self.resume = resume

@@ -12,6 +12,7 @@ from scipy.linalg.lapack import dtrtri
 from ..kernels import gaussian as kernels
 from ..model import Block, MapReduce, Model, Summary
 from ..statistics import Statistics
+from .gaussian_coordinates import packed, unpacked
 from .seeding import cluster, nearest, seeds
 
 __all__ = [
@@ -377,6 +378,40 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
         means = shift + offset
         cross = first.T @ means
         return stats.second + (means.T * stats.counts) @ means - cross - cross.T
+
+    # ------------------------------------------------------------- coordinates
+
+    def _coordinates(self, params: GaussianMixtureParams) -> dict[str, Any]:
+        """Return how parameters are packed; the same throughout a fit."""
+        spread = np.sqrt(np.mean((params.reference - params.origin) ** 2))
+        return {
+            "full": self.covariance_type in ("full", "tied"),
+            "scale": float(spread) or 1.0,
+        }
+
+    def pack(self, params: GaussianMixtureParams) -> NDArray[np.float64]:
+        """Return weights, means and covariances as a vector."""
+        means = params.means - params.origin
+        return packed(
+            params.weights, means, params.covariances, **self._coordinates(params)
+        )
+
+    def unpack(
+        self, params: GaussianMixtureParams, vector: Array
+    ) -> GaussianMixtureParams:
+        """Return parameters with the weights, means and covariances of a vector."""
+        weights, means, covariances = unpacked(
+            vector, params.means, params.covariances, **self._coordinates(params)
+        )
+        return dataclasses.replace(
+            params,
+            weights=weights,
+            means=params.origin + means,
+            covariances=covariances,
+            precisions_cholesky=precisions_cholesky_of(
+                covariances, self.covariance_type
+            ),
+        )
 
     def _with_precisions(
         self,

@@ -26,6 +26,7 @@ from distributed import (
     worker_client,
 )
 from distributed.comm import CommClosedError
+from distributed.protocol import pickle
 from distributed.scheduler import NoValidWorkerError
 
 from ..model import Model
@@ -164,6 +165,7 @@ class Futures(Transport):
         self._background: set[asyncio.Task[Any]] = set()
         self._in_flight: dict[tuple[int, str], _Flight] = {}
         self._params: dict[int, Any] = {}
+        self._model_held: Any = None
         self._serial = itertools.count()
         self._quick = True
         self._states_kept = False
@@ -673,6 +675,8 @@ class Futures(Transport):
     def begin(self, model: Model[Any, Any], shards: Sequence[Shard]) -> None:
         """Take down what the shards are made of."""
         self._model = model
+        self._model_nbytes = len(pickle.dumps(model))
+        self._model_held = None
         self._shards = tuple(shards)
         self._run = next(self._serial)
         self._losses: dict[int, int] = {}
@@ -769,9 +773,19 @@ class Futures(Transport):
                     key=(f"params-{self._fit}", e_step.version, next(self._serial)),
                     address=None,
                 )
+        model: Any = self._model
+        if self._model_nbytes > _SMALL:  # once to every worker, not with every task
+            if self._model_held is None or _is_lost(self._model_held):
+                self._model_held = self._submit(
+                    tasks.identity,
+                    tasks.Opaque(model),
+                    key=(f"model-{self._fit}", self._run, next(self._serial)),
+                    address=None,
+                )
+            model = self._model_held
         flight.future = self._submit(
             tasks.e_step,
-            self._model,
+            model,
             dataclasses.replace(e_step, params=None),
             params,
             (self._fit, self._run, e_step.shard),
@@ -992,6 +1006,7 @@ class Futures(Transport):
         for shard, worker in list(self._in_flight):
             self.recall(shard, worker)
         self._params.clear()
+        self._model_held = None
         waiting = []
         while not self._events.empty():
             event = self._events.get_nowait()

@@ -122,7 +122,7 @@ def map_pieces(fn: Any, seed: int, indices: Sequence[int], *pieces: Any) -> list
 
 
 def e_step(
-    model: Model[Any, Any],
+    model: Model[Any, Any] | Opaque,
     e_step: EStep,
     params: Opaque,
     state_key: tuple[str, int, int],
@@ -130,10 +130,11 @@ def e_step(
     *pieces: Any,
 ) -> tuple[Any, bool, bool]:
     """Run an E-step; say whether latent state was lost, and whether there is any."""
+    known: Model[Any, Any] = model.value if isinstance(model, Opaque) else model
     prepared = [block for piece in pieces for block in loaded(piece)]
     local = _STATES.get(state_key)
     stats, state = execute(
-        model, dataclasses.replace(e_step, params=params.value), prepared, local
+        known, dataclasses.replace(e_step, params=params.value), prepared, local
     )
     if state is not None:
         _STATES[state_key] = state
