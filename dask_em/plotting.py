@@ -165,7 +165,7 @@ def plot_random_effects(
         ax.set_yticks(rank, [str(label) for label in effects.labels[order]])
     else:
         ax.set_yticks([])
-    shown = "sorted" if len(order) == n else f"{len(order)} of {n}, at equal distances"
+    shown = "sorted" if len(order) == n else f"{len(order)} of {n}, evenly by rank"
     ax.set_xlabel(f"{names[k]}, with {100 * level:g} % intervals")
     ax.set_ylabel(f"{factor} ({shown})")
     ax.grid(alpha=0.3, axis="x")
@@ -226,15 +226,16 @@ def plot_residuals(
     ax = _axes(ax)
     if len(fitted) > POINTS:
         cells = ax.hexbin(
-            fitted, residuals, gridsize=60, bins="log", mincnt=1, cmap="Blues"
+            fitted, residuals, gridsize=60, bins="log", mincnt=1, cmap="viridis_r"
         )
         ax.figure.colorbar(cells, ax=ax, label="rows")
     else:
         ax.plot(fitted, residuals, "o", color="C0", markersize=3, alpha=0.5)
-    ax.axhline(0.0, color="0.2", linewidth=1)
+    ax.axhline(0.0, color="C3", linewidth=1)
     ax.set_xlabel("fitted value")
     ax.set_ylabel("residual")
     ax.grid(alpha=0.3)
+    ax.set_axisbelow(True)
     return ax
 
 

@@ -30,6 +30,8 @@ __all__ = ["Fault", "Simulated"]
 
 R = TypeVar("R")
 
+#: Round trips that an E-step should take at least.
+_TRIPS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
@@ -195,7 +197,11 @@ class Simulated(Transport):
         self._ready: list[TransportEvent] = []
         self._rng = np.random.default_rng(self.seed)
         self._generation = 0
-        wanted = n_shards or self.n_workers * self.shards_per_worker(0.0)
+        share = -(-data.n_rows // self.n_workers)
+        self._share = (
+            self.cost(share) if callable(self.cost) else self.cost / self.n_workers
+        )
+        wanted = n_shards or self.n_workers * self.shards_per_worker(self._share)
         pieces = cut(data.chunk_rows, wanted, data.row_nbytes)
         self._pieces = [
             dataclasses.replace(
@@ -258,8 +264,12 @@ class Simulated(Transport):
         return self._bandwidth
 
     def shards_per_worker(self, seconds: float) -> int:
-        """Return 8: enough to balance, and to make M-steps often."""
-        return 8
+        """Return 8, enough to balance and to make M-steps often.
+
+        Fewer, where an E-step would take less than a few round trips of virtual time.
+        """
+        grain = _TRIPS * self.round_trip
+        return 8 if grain <= 0 else int(np.clip(self._share / grain, 1, 8))
 
     # ------------------------------------------------------------- the clock
 
