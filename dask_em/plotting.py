@@ -133,9 +133,9 @@ def plot_random_effects(
     >>> from dask_em.plotting import plot_random_effects
     >>> data = make_mixed_model(2000, n_groups=30, n_random=1, random_state=0)
     >>> model = LinearMixedModel(fit_intercept=False)
-    >>> model = model.fit(data.X, data.y, groups=data.groups)
+    >>> model = model.fit(data.X, data.y, groups=data.groups, Z=data.Z)
     >>> plot_random_effects(model).get_xlabel()
-    'Intercept, with 95 % intervals'
+    'z0, with 95 % intervals'
     """
     from scipy import stats
     from sklearn.utils.validation import check_is_fitted

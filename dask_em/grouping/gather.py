@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ..kernels.grouped import counting_sort, scatter_groups, scatter_pairs
 from .rows import Factor, Rows, bucket_of
@@ -144,13 +145,14 @@ def gather_memory(
         Of the fixed effects.
     factors : sequence of Factor
     """
-    survey = survey_rows(rows)
-    basis = Basis.of(survey, names, factors)
-    labels, codes = zip(*(_factorized(f.labels) for f in rows.factors), strict=True)
-    layout = Layout.of(factors, labels)
-    table, totals = cross(
-        rows, basis, layout, labels[layout.inner], codes[layout.inner], codes
-    )
+    with threadpool_limits(1, user_api="blas"):  # there are threads enough
+        survey = survey_rows(rows)
+        basis = Basis.of(survey, names, factors)
+        labels, codes = zip(*(_factorized(f.labels) for f in rows.factors), strict=True)
+        layout = Layout.of(factors, labels)
+        table, totals = cross(
+            rows, basis, layout, labels[layout.inner], codes[layout.inner], codes
+        )
     return Gathered(table, totals, basis, layout, "memory")
 
 

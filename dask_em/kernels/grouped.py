@@ -7,7 +7,13 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["counting_sort", "group_posteriors", "scatter_groups", "scatter_pairs"]
+__all__ = [
+    "counting_sort",
+    "each_group",
+    "scatter_groups",
+    "scatter_pairs",
+    "sum_groups",
+]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -90,26 +96,160 @@ def scatter_pairs(cells: Any, A: Any, B: Any, out: Any) -> None:
 
 
 @_jit
-def group_posteriors(
-    gram: Any,
-    cross: Any,
-    L: Any,
-    indptr: Any,
+def _posterior(
+    gram: Any, cross: Any, L: Any, C: Any, G: Any, K: Any, N: Any, LR: Any, NLR: Any
+) -> float:
+    """Fill in K, N, L'R and N L'R of a group (see `sum_groups`); return log det."""
+    q, d = cross.shape
+    k = 0
+    for a in range(q):
+        for b in range(a + 1):
+            G[a, b] = gram[k]
+            G[b, a] = gram[k]
+            k += 1
+    for a in range(q):  # G L, in the place of N; L is lower triangular
+        for b in range(q):
+            s = 0.0
+            for c in range(b, q):
+                s += G[a, c] * L[c, b]
+            N[a, b] = s
+    for a in range(q):
+        for b in range(a + 1):
+            s = 0.0
+            for c in range(a, q):
+                s += L[c, a] * N[c, b]
+            K[a, b] = s
+            K[b, a] = s
+    log_det = 0.0
+    det = 1.0
+    for a in range(q):  # Cholesky factor of I + K
+        for b in range(a):
+            s = K[a, b]
+            for c in range(b):
+                s -= C[a, c] * C[b, c]
+            C[a, b] = s / C[b, b]
+        pivot = 1.0 + K[a, a]
+        for c in range(a):
+            pivot -= C[a, c] * C[a, c]
+        C[a, a] = np.sqrt(pivot)
+        det *= pivot
+        if det > 1e200:
+            log_det += np.log(det)
+            det = 1.0
+    log_det += np.log(det)
+    for e in range(q):  # N, column by column
+        for a in range(q):
+            s = 1.0 if a == e else 0.0
+            for c in range(e, a):
+                s -= C[a, c] * N[c, e]
+            N[a, e] = s / C[a, a] if a >= e else 0.0
+        for a in range(q - 1, -1, -1):
+            s = N[a, e]
+            for c in range(a + 1, q):
+                s -= C[c, a] * N[c, e]
+            N[a, e] = s / C[a, a]
+    for a in range(q):
+        for e in range(d):
+            LR[a, e] = 0.0
+            NLR[a, e] = 0.0
+    for a in range(q):
+        for c in range(a, q):
+            x = L[c, a]
+            for e in range(d):
+                LR[a, e] += x * cross[c, e]
+    for a in range(q):
+        for c in range(q):
+            x = N[a, c]
+            for e in range(d):
+                NLR[a, e] += x * LR[c, e]
+    return log_det
+
+
+@_jit
+def _couple(couplings: Any, L: Any, N: Any, lr: Any, nlr: Any) -> None:
+    """Fill in L'R and N L'R for the sparse columns of a group, row by row."""
+    q = len(N)
+    for i in range(couplings.shape[0]):
+        for a in range(q):
+            s = 0.0
+            for c in range(a, q):
+                s += L[c, a] * couplings[i, c]
+            lr[i, a] = s
+        for a in range(q):
+            s = 0.0
+            for c in range(q):
+                s += N[a, c] * lr[i, c]
+            nlr[i, a] = s
+
+
+@_jit
+def _moments(
     columns: Any,
-    couplings: Any,
+    nlr: Any,
+    NLR: Any,
+    N: Any,
     mean: Any,
     cov: Any,
     n_coupled: int,
-    shape: Any,
-    precision: Any,
-    scaled: Any,
-    effects: Any,
-    moments: Any,
+    u: Any,
+    vw: Any,
+    out: Any,
+) -> None:
+    """Fill in E[u u'] of a group for v of some mean and covariance."""
+    q, d = NLR.shape
+    n_sparse = columns.shape[0]
+    for a in range(q):
+        s = 0.0
+        for e in range(d):
+            s += NLR[a, e] * mean[n_coupled + e]
+        for i in range(n_sparse):
+            s += nlr[i, a] * mean[columns[i]]
+        u[a] = s
+    for i in range(n_sparse + d - 1):  # covariance times the columns of N L'R
+        row = columns[i] if i < n_sparse else n_coupled + i - n_sparse
+        for a in range(q):
+            s = 0.0
+            for j in range(n_sparse):
+                s += cov[row, columns[j]] * nlr[j, a]
+            for e in range(d - 1):
+                s += cov[row, n_coupled + e] * NLR[a, e]
+            vw[i, a] = s
+    for a in range(q):
+        for b in range(a + 1):
+            s = N[a, b] + u[a] * u[b]
+            for i in range(n_sparse):
+                s += nlr[i, a] * vw[i, b]
+            for e in range(d - 1):
+                s += NLR[a, e] * vw[n_sparse + e, b]
+            out[a, b] = s
+            out[b, a] = s
+
+
+@_jit
+def _widest(indptr: Any) -> int:
+    widest = 0
+    for g in range(len(indptr) - 1):
+        widest = max(widest, indptr[g + 1] - indptr[g])
+    return widest
+
+
+@_jit
+def sum_groups(
+    gram: Any,
+    cross: Any,
+    indptr: Any,
+    columns: Any,
+    couplings: Any,
+    L: Any,
+    mean: Any,
+    cov: Any,
+    n_coupled: int,
     B: Any,
     H: Any,
-    sums: Any,
+    precision: Any,
+    expansion: Any,
 ) -> float:
-    r"""Posteriors of the random effects of some groups.
+    r"""Sum up the posteriors of the random effects of groups.
 
     With :math:`b = L u`, :math:`K = L' Z'Z L` and :math:`N = (I + K)^{-1}`, the
     posterior of :math:`u` given :math:`\gamma` (the effects that all groups share and
@@ -118,129 +258,69 @@ def group_posteriors(
 
     Parameters
     ----------
-    gram, cross : arrays of shape (t, q (q + 1) / 2) and (t, q, d)
+    gram, cross : arrays of shape (m, q (q + 1) / 2) and (m, q, d)
         Of the groups; `cross` with the dense columns of W only, the last ones.
-    L : array of shape (q, q)
-    indptr, columns, couplings : arrays of shape (t + 1,), (nnz,) and (nnz, q)
+    indptr, columns, couplings : arrays of shape (m + 1,), (nnz,) and (nnz, q)
         The sparse columns of R, group by group.
+    L : array of shape (q, q)
     mean, cov : arrays of shape (w,) and (w - 1, w - 1)
         :math:`v / \sigma`, and the covariance of :math:`\gamma` in units of
-        :math:`\sigma^2`, at which `moments` are taken.
+        :math:`\sigma^2`, at which `expansion` is taken.
     n_coupled : int
         Number of sparse columns in all, which come first.
-    shape : array of shape (t, q, q)
-        Receives K.
-    precision : array of shape (t, q, q)
-        Receives N.
-    scaled, effects : arrays of shape (t, q, d)
-        Receive L'R and N L'R.
-    moments : array of shape (t, q, q)
-        Receives :math:`E[u u'] / \sigma^2`; nothing is computed if t is 0 there.
     B, H : arrays of shape (w, w) and (q, w, q, w)
-        What involves sparse columns is added to them: sums of (L'R)'N(L'R) and of
-        products of N L'R.
-    sums : array of shape (q, q)
-        N is added to it.
+        Sums of (L'R)'N(L'R) and of products of N L'R are added to them.
+    precision : array of shape (q, q)
+        The sum of N is added to it.
+    expansion : array of shape (q, q, q, q)
+        The sum of K times :math:`E[u u'] / \sigma^2` is added to it; nothing is if it
+        is empty.
 
     Returns
     -------
     float
         Sum of log det (I + K).
     """
-    t, q, d = cross.shape
-    with_moments = moments.shape[0] > 0
-    C = np.empty((q, q))
-    G = np.empty((q, q))
-    GL = np.empty((q, q))
-    widest = 0
-    for g in range(t):
-        widest = max(widest, indptr[g + 1] - indptr[g])
-    lr = np.empty((widest, q))
-    nlr = np.empty((widest, q))
-    u = np.empty(q)
-    n_dense = d - 1 if with_moments else 0
-    vw = np.empty((widest + n_dense, q))
+    m, q, d = cross.shape
+    expands = expansion.size > 0
+    widest = _widest(indptr)
+    C, G, K, N, E = (
+        np.empty((q, q)),
+        np.empty((q, q)),
+        np.empty((q, q)),
+        np.empty((q, q)),
+        np.empty((q, q)),
+    )
+    LR, NLR = np.empty((q, d)), np.empty((q, d))
+    lr, nlr = np.empty((widest, q)), np.empty((widest, q))
+    u, vw = np.empty(q), np.empty((widest + d, q))
+    own = np.zeros((q * d, q * d))  # products of the dense columns, upper triangle
+    both = np.zeros((q * q, q * q))
+    flat, flat_K, flat_E = NLR.reshape(q * d), K.reshape(q * q), E.reshape(q * q)
     log_det = 0.0
-    for g in range(t):
-        k = 0
+    for g in range(m):
+        log_det += _posterior(gram[g], cross[g], L, C, G, K, N, LR, NLR)
         for a in range(q):
-            for b in range(a + 1):
-                G[a, b] = gram[g, k]
-                G[b, a] = gram[g, k]
-                k += 1
-        for a in range(q):  # L is lower triangular
             for b in range(q):
-                s = 0.0
-                for c in range(b, q):
-                    s += G[a, c] * L[c, b]
-                GL[a, b] = s
-        for a in range(q):
-            for b in range(a + 1):
-                s = 0.0
-                for c in range(a, q):
-                    s += L[c, a] * GL[c, b]
-                shape[g, a, b] = s
-                shape[g, b, a] = s
-        # Cholesky factor of I + K
-        det = 1.0
-        for a in range(q):
-            for b in range(a + 1):
-                s = shape[g, a, b]
-                for c in range(b):
-                    s -= C[a, c] * C[b, c]
-                if a == b:
-                    pivot = s + 1.0
-                    det *= pivot
-                    C[a, a] = np.sqrt(pivot)
-                    if det > 1e200:
-                        log_det += np.log(det)
-                        det = 1.0
-                else:
-                    C[a, b] = s / C[b, b]
-        log_det += np.log(det)
-        for e in range(q):  # N, column by column
-            for a in range(q):
-                s = 1.0 if a == e else 0.0
-                for c in range(a):
-                    s -= C[a, c] * u[c]
-                u[a] = s / C[a, a]
-            for a in range(q - 1, -1, -1):
-                s = u[a]
-                for c in range(a + 1, q):
-                    s -= C[c, a] * u[c]
-                u[a] = s / C[a, a]
-            for a in range(q):
-                precision[g, a, e] = u[a]
-                sums[a, e] += u[a]
+                precision[a, b] += N[a, b]
+        for i in range(q * d):
+            x = flat[i]
+            for j in range(i, q * d):
+                own[i, j] += x * flat[j]
         for a in range(q):
             for e in range(d):
-                s = 0.0
-                for c in range(a, q):
-                    s += L[c, a] * cross[g, c, e]
-                scaled[g, a, e] = s
-        for a in range(q):
-            for e in range(d):
-                s = 0.0
-                for c in range(q):
-                    s += precision[g, a, c] * scaled[g, c, e]
-                effects[g, a, e] = s
-        first = indptr[g]
-        n_sparse = indptr[g + 1] - first
+                x = LR[a, e]
+                for f in range(d):
+                    B[n_coupled + e, n_coupled + f] += x * NLR[a, f]
+        first, last = indptr[g], indptr[g + 1]
+        n_sparse = last - first
+        mine = columns[first:last]
+        if n_sparse:
+            _couple(couplings[first:last], L, N, lr, nlr)
         for i in range(n_sparse):
-            for a in range(q):
-                s = 0.0
-                for c in range(a, q):
-                    s += L[c, a] * couplings[first + i, c]
-                lr[i, a] = s
-            for a in range(q):
-                s = 0.0
-                for c in range(q):
-                    s += precision[g, a, c] * lr[i, c]
-                nlr[i, a] = s
-        for i in range(n_sparse):
-            col = columns[first + i]
+            col = mine[i]
             for j in range(n_sparse):
-                other = columns[first + j]
+                other = mine[j]
                 s = 0.0
                 for a in range(q):
                     s += lr[i, a] * nlr[j, a]
@@ -251,40 +331,79 @@ def group_posteriors(
             for e in range(d):
                 s = 0.0
                 for a in range(q):
-                    s += lr[i, a] * effects[g, a, e]
+                    s += lr[i, a] * NLR[a, e]
                 B[col, n_coupled + e] += s
                 B[n_coupled + e, col] += s
                 for a in range(q):
                     for b in range(q):
-                        s = nlr[i, a] * effects[g, b, e]
+                        s = nlr[i, a] * NLR[b, e]
                         H[a, col, b, n_coupled + e] += s
                         H[b, n_coupled + e, a, col] += s
-        if not with_moments:
-            continue
+        if expands:
+            _moments(mine, nlr, NLR, N, mean, cov, n_coupled, u, vw, E)
+            for i in range(q * q):
+                x = flat_K[i]
+                for j in range(q * q):
+                    both[i, j] += x * flat_E[j]
+    for a in range(q):
+        for e in range(d):
+            for b in range(q):
+                for f in range(d):
+                    i, j = a * d + e, b * d + f
+                    H[a, n_coupled + e, b, n_coupled + f] += own[min(i, j), max(i, j)]
+    if expands:
+        for i in range(q * q):
+            for j in range(q * q):
+                expansion[i // q, i % q, j // q, j % q] += both[i, j]
+    return log_det
+
+
+@_jit
+def each_group(
+    gram: Any,
+    cross: Any,
+    indptr: Any,
+    columns: Any,
+    couplings: Any,
+    L: Any,
+    v: Any,
+    cov: Any,
+    n_coupled: int,
+    modes: Any,
+    covs: Any,
+) -> None:
+    """Compute the posterior of u of every group; see `sum_groups` for the letters.
+
+    Parameters
+    ----------
+    v : array of shape (w,)
+    modes : array of shape (m, q)
+        Receives N L'R v.
+    covs : array of shape (m, q, q)
+        Receives the covariances in units of sigma^2, that of gamma included.
+    """
+    m, q, d = cross.shape
+    widest = _widest(indptr)
+    C, G, K, N = (
+        np.empty((q, q)),
+        np.empty((q, q)),
+        np.empty((q, q)),
+        np.empty((q, q)),
+    )
+    LR, NLR = np.empty((q, d)), np.empty((q, d))
+    lr, nlr = np.empty((widest, q)), np.empty((widest, q))
+    u, vw = np.empty(q), np.empty((widest + d, q))
+    nothing = np.zeros(len(v))
+    for g in range(m):
+        _posterior(gram[g], cross[g], L, C, G, K, N, LR, NLR)
+        first, last = indptr[g], indptr[g + 1]
+        _couple(couplings[first:last], L, N, lr, nlr)
+        mine = columns[first:last]
+        _moments(mine, nlr, NLR, N, nothing, cov, n_coupled, u, vw, covs[g])
         for a in range(q):
             s = 0.0
             for e in range(d):
-                s += effects[g, a, e] * mean[n_coupled + e]
-            for i in range(n_sparse):
-                s += nlr[i, a] * mean[columns[first + i]]
-            u[a] = s
-        n_active = n_sparse + d - 1
-        for i in range(n_active):  # covariance times the columns of N L'R
-            row = columns[first + i] if i < n_sparse else n_coupled + i - n_sparse
-            for a in range(q):
-                s = 0.0
-                for j in range(n_sparse):
-                    s += cov[row, columns[first + j]] * nlr[j, a]
-                for e in range(d - 1):
-                    s += cov[row, n_coupled + e] * effects[g, a, e]
-                vw[i, a] = s
-        for a in range(q):
-            for b in range(a + 1):
-                s = precision[g, a, b] + u[a] * u[b]
-                for i in range(n_sparse):
-                    s += nlr[i, a] * vw[i, b]
-                for e in range(d - 1):
-                    s += effects[g, a, e] * vw[n_sparse + e, b]
-                moments[g, a, b] = s
-                moments[g, b, a] = s
-    return log_det
+                s += NLR[a, e] * v[n_coupled + e]
+            for i in range(last - first):
+                s += nlr[i, a] * v[mine[i]]
+            modes[g, a] = s

@@ -12,7 +12,7 @@ from scipy.linalg import cho_solve, lapack, solve_triangular
 from ..acceleration import Acceleration, Anderson
 from ..grouping.rows import Factor
 from ..grouping.table import GroupTable, Totals
-from ..kernels.grouped import group_posteriors
+from ..kernels.grouped import sum_groups
 from ..model import Block, MapReduce, Model
 from ..statistics import Statistics
 
@@ -28,8 +28,6 @@ __all__ = [
 Array = NDArray[Any]
 Algorithm = Literal["em", "ecme", "px_ecme"]
 
-#: Groups that are looked at together.
-TILE = 512
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -121,7 +119,7 @@ class MixedParams:
 class MixedStats(Statistics):
     """Sums over groups, all at the same Cholesky factors.
 
-    See `dask_em.kernels.grouped.group_posteriors` for the letters.
+    See `dask_em.kernels.grouped.sum_groups` for the letters.
 
     Parameters
     ----------
@@ -446,7 +444,7 @@ def group_sums(
         Whether the sums for expanded parameters are wanted.
     """
     c, p, q = structure.n_coupled, structure.n_fixed, structure.inner.n_random
-    d, w = p + 1, c + p + 1
+    w = c + p + 1
     L = structure.factors_of(params.theta)[0]
     mean = np.append(-params.mean, 1.0) / np.sqrt(params.sigma2)
     cov = params.cov
@@ -457,39 +455,21 @@ def group_sums(
     products = np.zeros((q, w, q, w))
     precision = np.zeros((q, q))
     expansion = np.zeros((q, q, q, q) if expand else (0, 0, 0, 0))
-    n = min(TILE, len(table))
-    K, N, moments = (np.empty((n, q, q)) for _ in range(3))
-    LR, NLR = (np.empty((n, q, d)) for _ in range(2))
-    log_det = 0.0
-    for i in range(0, len(table), TILE):
-        tile = table[i : i + TILE]
-        t = len(tile)
-        log_det += group_posteriors(
-            tile.gram,
-            tile.cross,
-            L,
-            tile.indptr,
-            tile.columns,
-            tile.couplings,
-            mean,
-            cov,
-            c,
-            K[:t],
-            N[:t],
-            LR[:t],
-            NLR[:t],
-            moments[:t] if expand else moments[:0],
-            explained,
-            products,
-            precision,
-        )
-        flat = NLR[:t].reshape(t, q * d)
-        dense = slice(c, None)
-        products[:, dense, :, dense] += (flat.T @ flat).reshape(q, d, q, d)
-        explained[dense, dense] += LR[:t].reshape(-1, d).T @ NLR[:t].reshape(-1, d)
-        if expand:
-            both = K[:t].reshape(t, -1).T @ moments[:t].reshape(t, -1)
-            expansion += both.reshape(q, q, q, q)
+    log_det = sum_groups(
+        table.gram,
+        table.cross,
+        table.indptr,
+        table.columns,
+        table.couplings,
+        L,
+        mean,
+        cov,
+        c,
+        explained,
+        products,
+        precision,
+        expansion,
+    )
     return MixedStats(
         float(len(table)), log_det, explained, products, precision, expansion
     )

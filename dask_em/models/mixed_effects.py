@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grouping.table import GroupTable
-from ..kernels.grouped import group_posteriors
-from .linear_mixed import TILE, MixedParams, Structure
+from ..kernels.grouped import each_group
+from .linear_mixed import MixedParams, Structure
 
 __all__ = ["group_effects", "known_cov"]
 
@@ -49,41 +49,22 @@ def group_effects(
     covs : array of shape (m, q, q)
     """
     c, p, q = structure.n_coupled, structure.n_fixed, structure.inner.n_random
-    d, m = p + 1, len(table)
     L = structure.factors_of(params.theta)[0]
-    v = np.append(-params.mean, 1.0)
     whole = np.zeros((c + p, c + p))
     whole[:c, :c] = outer_cov
-    modes = np.empty((m, q))
-    covs = np.empty((m, q, q))
-    nothing = np.zeros(c + d)
-    # sums over groups that nobody wants here
-    waste = np.zeros((c + d, c + d)), np.zeros((q, c + d, q, c + d)), np.zeros((q, q))
-    for i in range(0, m, TILE):
-        tile = table[i : i + TILE]
-        t = len(tile)
-        N, moments = np.empty((t, q, q)), np.empty((t, q, q))
-        group_posteriors(
-            tile.gram,
-            tile.cross,
-            L,
-            tile.indptr,
-            tile.columns,
-            tile.couplings,
-            nothing,
-            whole,
-            c,
-            np.empty((t, q, q)),
-            N,
-            np.empty((t, q, d)),
-            np.empty((t, q, d)),
-            moments,
-            *waste,
-        )
-        right = tile.cross @ v[c:]
-        if c:
-            owners = np.repeat(np.arange(t), np.diff(tile.indptr))
-            np.add.at(right, owners, tile.couplings * v[tile.columns][:, None])
-        modes[i : i + t] = np.einsum("ab,tbc,dc,td->ta", L, N, L, right, optimize=True)
-        covs[i : i + t] = params.sigma2 * (L @ moments @ L.T)
-    return modes, covs
+    modes = np.empty((len(table), q))
+    covs = np.empty((len(table), q, q))
+    each_group(
+        table.gram,
+        table.cross,
+        table.indptr,
+        table.columns,
+        table.couplings,
+        L,
+        np.append(-params.mean, 1.0),
+        whole,
+        c,
+        modes,
+        covs,
+    )
+    return modes @ L.T, params.sigma2 * (L @ covs @ L.T)

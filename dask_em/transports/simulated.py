@@ -33,6 +33,7 @@ R = TypeVar("R")
 #: Round trips that an E-step should take at least.
 _TRIPS = 4
 
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """A worker that dies, and perhaps comes back.
