@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from ..kernels.blas import one_thread
 from ..kernels.grouped import counting_sort, scatter_groups, scatter_pairs
 from .rows import Factor, Rows, bucket_of
 from .survey import Basis, Survey
@@ -145,7 +145,7 @@ def gather_memory(
         Of the fixed effects.
     factors : sequence of Factor
     """
-    with threadpool_limits(1, user_api="blas"):  # there are threads enough
+    with one_thread():  # there are threads enough
         survey = survey_rows(rows)
         basis = Basis.of(survey, names, factors)
         labels, codes = zip(*(_factorized(f.labels) for f in rows.factors), strict=True)

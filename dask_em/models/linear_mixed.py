@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, lapack, solve_triangular
+from scipy.linalg import lapack, solve_triangular
 
 from ..acceleration import Acceleration, Anderson
 from ..grouping.rows import Factor
 from ..grouping.table import GroupTable, Totals
+from ..kernels.blas import one_thread
 from ..kernels.grouped import sum_groups
 from ..model import Block, MapReduce, Model
 from ..statistics import Statistics
@@ -28,6 +30,8 @@ __all__ = [
 Array = NDArray[Any]
 Algorithm = Literal["em", "ecme", "px_ecme"]
 
+#: Shared effects from which the threads of BLAS pay.
+LARGE = 2000
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -264,12 +268,15 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
 
     def posterior(self, params: MixedParams, stats: MixedStats) -> Posterior:
         """Return the posterior of what the groups share, at the parameters' L."""
+        # statistics of one version belong to the parameters that come with them first;
+        # the bound is asked for again with those that follow
         memo = self.__dict__.get("_memo")
-        if memo is not None and memo[0] is stats and memo[1] is params:
-            found: Posterior = memo[2]
-            return found
-        found = self._posterior(params, stats)
-        self.__dict__["_memo"] = (stats, params, found)
+        if memo is None or memo[0] is not stats:
+            small = self.structure.n_coupled < LARGE
+            with one_thread() if small else nullcontext():
+                memo = stats, self._posterior(params, stats)
+            self.__dict__["_memo"] = memo
+        found: Posterior = memo[1]
         return found
 
     def _posterior(self, params: MixedParams, stats: MixedStats) -> Posterior:
@@ -289,8 +296,15 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
         right = K[: c + p, -1]
         half = solve_triangular(factor, right, lower=True)
         mean = solve_triangular(factor, half, lower=True, trans=1)
-        cov = cho_solve((factor, True), np.eye(c + p))
-        known = cho_solve((factor[:c, :c], True), np.eye(c)) if c else np.eye(0)
+        known = _inverse_of(factor[:c, :c])
+        fixed = _inverse_of(factor[c:, c:])
+        across = known @ K[:c, c : c + p]
+        cov = np.block(
+            [
+                [known + across @ fixed @ across.T, -across @ fixed],
+                [-fixed @ across.T, fixed],
+            ]
+        )
         # a sum of squares cannot fall below its own rounding
         rss = max(float(K[-1, -1] - half @ half), _EPS * _EPS * float(K[-1, -1]))
         return Posterior(
@@ -550,6 +564,16 @@ def _covariance_step(
         A[a, b] += solution / scales
     LA = L @ A
     return cholesky(LA @ (squares * pattern / n) @ LA.T)
+
+
+def _inverse_of(factor: Array) -> Array:
+    """Return the inverse of a matrix, given its lower Cholesky factor."""
+    if not len(factor):
+        return np.eye(0)
+    lower, _ = lapack.dpotri(factor, lower=1)
+    lower = np.tril(lower)
+    found: Array = lower + np.tril(lower, -1).T
+    return found
 
 
 def cholesky(D: Array) -> Array:
