@@ -51,8 +51,9 @@ def gathered_once(design: Any) -> tuple[Gathered, Structure, float]:
     )
     factor = Factor("group", tuple(f"z{i}" for i in range(q)), (q,))
     began = time.perf_counter()
-    survey = survey_rows(rows, n_threads=1)
-    basis = Basis.of(survey, [f"x{i}" for i in range(p)], (factor,))
+    names = [f"x{i}" for i in range(p)]
+    survey = survey_rows(rows, names, (factor,), n_threads=1)
+    basis = Basis.of(survey, names, (factor,))
     layout = Layout(0, (), (), (0,))
     m = int(design.groups.max()) + 1
     codes = design.groups

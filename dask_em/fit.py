@@ -22,7 +22,7 @@ from .result import EMResult, Status
 from .sampling import SAMPLE_ROWS, canonical, draw, merge
 from .schedules import BoundedStaleness, Schedule, Synchronous, named_schedule
 from .schedules.base import check_integer
-from .sharding import Data, Piece, Shard, as_data
+from .sharding import Data, Piece, Shard, array_of_frame, as_data
 from .statistics import Statistics
 from .stopping import Stopping
 from .transports import Local, Transport, named_transport
@@ -684,7 +684,7 @@ def _arrays(X: Any, y: Any, sample_weight: Any, dim: Any) -> tuple[Any, Any, Any
 
 def _plain(array: Any) -> Any:
     if hasattr(array, "to_dask_array"):
-        return array.to_dask_array(lengths=True)
+        return array_of_frame(array)
     if hasattr(array, "to_numpy"):
         return array.to_numpy()
     return getattr(array, "data", array) if hasattr(array, "dims") else array

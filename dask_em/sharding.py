@@ -16,7 +16,17 @@ import numpy as np
 
 from .model import Block
 
-__all__ = ["DaskData", "Data", "MemoryData", "Part", "Piece", "Shard", "as_data", "cut"]
+__all__ = [
+    "DaskData",
+    "Data",
+    "MemoryData",
+    "Part",
+    "Piece",
+    "Shard",
+    "array_of_frame",
+    "as_data",
+    "cut",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +275,14 @@ def as_data(X: Any, y: Any = None, sample_weight: Any = None) -> Data:
             "with dask.array.from_array(X, chunks=...), or compute the others."
         )
     return DaskData(X, y, sample_weight)
+
+
+def array_of_frame(frame: Any) -> Any:
+    """Return the rows of a Dask DataFrame or Series, as an array of known chunks."""
+    array = frame.to_dask_array()
+    # not lengths=True: what Dask's optimiser makes of the frame to find them may have
+    # other partitions than the array
+    return array.compute_chunk_sizes()
 
 
 def is_dask(array: Any) -> bool:

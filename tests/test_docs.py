@@ -18,8 +18,13 @@ import numpy as np
 X = np.random.default_rng(0).normal([[0], [5]], 1.0, (2, 500)).reshape(-1, 1)
 """
 FITTED = DATA + "from dask_em import GaussianMixture\n"
+RATINGS = """
+import pandas as pd
+ratings = pd.DataFrame({"user": np.arange(600) % 30, "genre": ["a", "b", "b"] * 200})
+ratings["rating"] = ratings["user"] % 3 + np.random.default_rng(1).normal(size=600)
+"""
 GIVEN = {
-    "README.md": DATA,
+    "README.md": DATA + RATINGS,
     "docs/index.md": DATA,
     "docs/schedules.md": FITTED + "gm = GaussianMixture(2).fit(X)\n",
     "docs/faults.md": FITTED + "import dask.array as da\nD = da.from_array(X)\n",

@@ -90,3 +90,52 @@ def test_quickstart(monkeypatch, tmp_path, capsys):
     for likelihood in rows.values():
         assert likelihood == pytest.approx(local.result_.log_likelihood, rel=1e-6)
     assert (tmp_path / "quickstart_bound.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(180)
+def test_movielens(monkeypatch, tmp_path):
+    pytest.importorskip("formulaic")
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "movielens.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    (restricted,) = (float(x.split()[-1]) for x in lines if x.startswith("Log-lik"))
+    rows = {
+        line[:22].strip(): float(line[22:].split()[0])
+        for line in lines
+        if line.startswith(("synchronous", "fraction_barrier"))
+    }
+    assert rows.keys() == {"synchronous, Anderson", "synchronous", "fraction_barrier"}
+    for likelihood in rows.values():
+        assert likelihood == pytest.approx(restricted, rel=1e-9)
+    for name in ("bound", "users", "residuals"):
+        assert (tmp_path / f"movielens_{name}.png").stat().st_size > 10_000
+
+
+def test_movielens_reads_a_release(tmp_path):
+    pytest.importorskip("formulaic")
+    pytest.importorskip("pyarrow")
+    namespace = runpy.run_path(str(EXAMPLES / "movielens.py"))
+    ratings = [f"{user}::{i}::4::{i}" for user in (1, 2) for i in range(20 + user - 1)]
+    (tmp_path / "ratings.dat").write_text("\n".join([*ratings, "3::1::5::7"]))
+    movies = "\n".join(f"{i}::Film {i}::Comedy" for i in range(30))
+    (tmp_path / "movies.dat").write_text(movies)
+    found = namespace["load"](str(tmp_path))
+    assert found.groupby("user").size().to_dict() == {1: 20, 2: 21}
+    simulated = namespace["simulate"](n_users=10)
+    assert set(found.columns) == set(simulated.columns)
+
+
+def test_movielens_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "formulaic", None)
+    with pytest.raises(SystemExit, match=r"needs formulaic: pip install .*formula"):
+        runpy.run_path(str(EXAMPLES / "movielens.py"))

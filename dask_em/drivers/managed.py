@@ -52,8 +52,10 @@ logger = logging.getLogger("dask_em")
 ATTEMPTS = 3
 #: Relative fall of the bound that is taken for rounding.
 ROUNDING = 1e-13
-#: M-steps in a row without a gain that double precision can tell, before a fit ends.
-IDLE = 10
+#: M-steps in a row without a gain that double precision can tell, before a fit ends,
+#: and the relative gain that it cannot.
+IDLE = 20
+IDLE_GAIN = 1e-15
 #: Relative fall in an M-step that is worth a word: regularisation may cost a little.
 FALL = 1e-3
 
@@ -323,7 +325,7 @@ class ManagedRun(Generic[P, S]):
         params, after, total = await self.transport.call(lambda: self._best(total))
         gain = self._gain.update(before) / self.weight
         self._idle = (
-            self._idle + 1 if gain * self.weight <= ROUNDING * abs(before) else 0
+            self._idle + 1 if gain * self.weight <= IDLE_GAIN * abs(before) else 0
         )
         self._before = before
         if after < before - FALL * max(abs(before), 1.0) and not self._told:

@@ -28,6 +28,12 @@ class EMEstimator(CallbackSupportMixin, BaseEstimator):
     in `_attributes_of` which fitted attributes a model's parameters amount to.
     """
 
+    #: What to do about a fit that made all its passes without converging.
+    _advice = (
+        "Best performing initialization did not converge. Try different init "
+        "parameters, or increase max_iter, tol, or check for degenerate data."
+    )
+
     def _attributes_of(self, params: Any, table: Table) -> Mapping[str, Any]:
         """Return the fitted attributes that come from a model's parameters."""
         raise NotImplementedError
@@ -98,22 +104,17 @@ class EMEstimator(CallbackSupportMixin, BaseEstimator):
         }
         if passes is not None:
             passes.end(attributes)
-        _warn(result, attributes["n_iter_"])
+        _warn(result, attributes["n_iter_"], self._advice)
         for name in ("feature_names_in_", "_features"):
             self.__dict__.pop(name, None)
         self.__dict__.update(attributes)
         return self
 
 
-def _warn(result: EMResult[Any], n_iter: int) -> None:
+def _warn(result: EMResult[Any], n_iter: int, advice: str) -> None:
     """Warn of a fit that ended before it had converged, unless on request."""
     if result.status == "max_iter" and n_iter > 0:
-        warnings.warn(
-            "Best performing initialization did not converge. Try different init "
-            "parameters, or increase max_iter, tol, or check for degenerate data.",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
+        warnings.warn(advice, ConvergenceWarning, stacklevel=5)
     elif result.status == "deadline":
         warnings.warn(
             f"The fit did not converge in time: {result.message}. Its result is the "

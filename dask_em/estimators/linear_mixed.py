@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import warnings
 from collections.abc import Mapping
@@ -13,11 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..acceleration import named_acceleration
-from ..grouping.gather import Gathered, gather_dask, gather_memory, survey_rows
+from ..grouping.gather import (
+    Gathered,
+    check_weights,
+    gather_dask,
+    gather_memory,
+    survey_rows,
+)
 from ..grouping.rows import Rows, plain_labels
 from ..grouping.survey import Basis
 from ..models.linear_mixed import LinearMixedModelECME, MixedParams, Structure
@@ -33,7 +39,9 @@ from .table import Table
 __all__ = ["LinearMixedModel"]
 
 Array = NDArray[Any]
-logger = logging.getLogger("dask_em")
+
+#: Numbers of random effects that are fetched from a cluster after a fit.
+FETCH = 2_000_000
 
 
 class LinearMixedModel(RegressorMixin, EMEstimator):
@@ -85,8 +93,7 @@ class LinearMixedModel(RegressorMixin, EMEstimator):
         When to run M-steps. The default is synchronous, with shards handed from slow
         to fast workers. Under others, EM on statistics of several versions goes most
         of the way, and the default the rest.
-    transport, shards, hand_out, deadline, checkpoint, resume, verbose, \
-verbose_interval
+    transport, shards, hand_out, deadline, checkpoint, resume, verbose
         See `fit_em`.
 
     Attributes
@@ -118,6 +125,8 @@ verbose_interval
     n_obs_ : float
         Number of observations, by their weights.
     n_groups_ : dict of int
+    method_ : str
+        `method` of the fit.
     converged_, n_iter_, lower_bound_, lower_bounds_, result_
         See `GaussianMixture`. ``result_.settings["grouping"]`` says how the rows of
         groups were brought together.
@@ -208,6 +217,11 @@ verbose_interval
         self.checkpoint = checkpoint
         self.resume = resume
 
+    _advice = (
+        "The fit did not converge. Increase max_iter, or look at the model: effects "
+        "that the data hardly determine make every algorithm slow."
+    )
+
     # ----------------------------------------------------------------------- fit
 
     def fit(
@@ -275,7 +289,7 @@ verbose_interval
             tuple(len(known) for known in layout.levels),
             len(front.names),
         )
-        fitted = _Fitted(given, gathered, structure, self._n_obs(gathered))
+        fitted = _Fitted(given, gathered, structure, self._n_obs(gathered), self.method)
         _check_identified(fitted)
         for what in gathered.basis.collinear:
             warnings.warn(
@@ -291,7 +305,13 @@ verbose_interval
             fitted.n_obs,
             gathered.totals,
         )
-        return self._fit_model(model, fitted, step_tol=self.tol)  # type: ignore[arg-type]
+        try:
+            return self._fit_model(model, fitted, step_tol=self.tol)  # type: ignore[arg-type]
+        except FloatingPointError as error:
+            raise ValueError(
+                "the random effects explain y but for rounding, so that there is no "
+                "residual variance to compare them with; check y, or leave out factors."
+            ) from error
 
     def _check(self) -> None:
         """Raise for unusable parameters."""
@@ -343,8 +363,8 @@ verbose_interval
                 "a sample in memory, or give groups."
             )
         rows = _counted(given.rows)
-        survey = survey_rows(rows)
         front = given.front
+        survey = survey_rows(rows, front.names, ())
         p = rank = len(front.names)
         try:
             basis = Basis.of(survey, front.names, ())
@@ -385,7 +405,7 @@ verbose_interval
             trace=TraceLog(1).trace(),
             settings={"model": "LinearModel"},
         )
-        fitted = _Fitted(given, None, None, n, basis)
+        fitted = _Fitted(given, None, None, n, self.method, basis)
         self._adopt(result, fitted, None)  # type: ignore[arg-type]
         return self
 
@@ -408,7 +428,17 @@ verbose_interval
         k = self.n_parameters_
         self.aic_ = self.deviance_ + 2 * k
         self.bic_ = self.deviance_ + math.log(self.n_obs_) * k
+
+        if result.converged and is_dask(getattr(fitted.X, "arrays", (None,))[0]):
+            self._fetch()
         return self
+
+    def _fetch(self) -> None:
+        """Take effects that are few off the cluster, which may be gone later on."""
+        effects: RandomEffects = self.random_effects_
+        if effects.size <= FETCH:
+            for name in effects:
+                effects[name]
 
     # ------------------------------------------------------------------ inference
 
@@ -435,6 +465,8 @@ verbose_interval
             ``ci_upper``.
         """
         check_is_fitted(self, "fixed_covariance_")
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level}.")
         estimate = self._beta
         error = np.sqrt(np.diag(self.fixed_covariance_))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -532,6 +564,41 @@ verbose_interval
             y = y.to_numpy()
         return y - predicted
 
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        Z: Any = None,
+    ) -> float:
+        """Return the coefficient of determination of the predictions.
+
+        Parameters
+        ----------
+        X, y, groups, Z
+            As in `fit`.
+        sample_weight : array of shape (n_samples,), default=None
+            Of rows in memory.
+
+        Returns
+        -------
+        float
+            1 less the share of the variance of y that is left in the residuals.
+        """
+        left = self.residuals(X, y, groups=groups, Z=Z)
+        y = self._prediction().response(X) if self.formula is not None else y
+        if sample_weight is not None:
+            return float(r2_score(y, np.asarray(y) - left, sample_weight=sample_weight))
+        if is_dask(left):
+            import dask
+
+            left, y = dask.compute(left, y)  # type: ignore[attr-defined]
+        left, y = np.asarray(left, dtype=float), np.asarray(y, dtype=float).ravel()
+        known = np.isfinite(left) if self.formula is not None else slice(None)
+        return float(r2_score(y[known], (y - left)[known]))
+
     def simulate(
         self,
         X: Any,
@@ -570,15 +637,7 @@ verbose_interval
             design = grouped.design.dense()
             cov = self.covariance_[factor.name]
             for draw in draws:
-                b = (
-                    rng.multivariate_normal(
-                        np.zeros(len(cov)), cov, size=len(names), method="eigh"
-                    )
-                    if hasattr(rng, "spawn")
-                    else rng.multivariate_normal(
-                        np.zeros(len(cov)), cov, size=len(names)
-                    )
-                )
+                b = rng.multivariate_normal(np.zeros(len(cov)), cov, size=len(names))
                 draw += np.einsum("nq,nq->n", design, b[codes.ravel()])
         return draws
 
@@ -591,8 +650,8 @@ class _Fitted:
     gathered: Gathered | None
     structure: Structure | None
     n_obs: float
+    method: str
     basis: Basis | None = None
-
     sample_weight: Any = None
 
     @property
@@ -652,19 +711,14 @@ class _Fitted:
             "n_obs_": self.n_obs,
             "n_groups_": groups,
             "n_parameters_": len(beta) + n_theta + 1,
+            "method_": self.method,
             "_front": front,
         }
 
 
 def _counted(rows: Rows) -> Rows:
     """Leave out rows of weight 0; raise for weights or values that are unusable."""
-    weights = rows.weights
-    if weights is not None and not (
-        np.isfinite(weights).all() and (weights >= 0).all()
-    ):
-        raise ValueError(
-            "sample_weight must be finite and not negative; use 0 to leave a row out."
-        )
+    check_weights(rows)
     rows = rows.counted()
     if not len(rows):
         raise ValueError("no row has a positive weight; check how they were selected.")
@@ -674,7 +728,12 @@ def _counted(rows: Rows) -> Rows:
 def _check_identified(fitted: _Fitted) -> None:
     """Raise `ValueError` where the data cannot tell the variances apart."""
     structure, n = fitted.structure, fitted.n_obs
-    assert structure is not None
+    assert structure is not None and fitted.gathered is not None
+    if fitted.gathered.basis.exact:
+        raise ValueError(
+            "the fixed effects explain y exactly, or y is constant: there is nothing "
+            "left that could vary between groups or rows."
+        )
     p = structure.n_fixed
     if n <= p:
         raise ValueError(
@@ -692,7 +751,8 @@ def _check_identified(fitted: _Fitted) -> None:
             raise ValueError(
                 f"the {m} groups of {factor.name!r} have {m * factor.n_random} random "
                 f"effects, as many as there are observations ({n:g}) or more, so that "
-                "they cannot be told from residuals; leave out slopes or the factor."
+                "they cannot be told from residuals; leave out slopes or the factor "
+                "(or set weights='precision', if weights are not numbers of rows)."
             )
 
 

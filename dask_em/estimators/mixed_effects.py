@@ -66,10 +66,11 @@ class Effects:
         TypeError
             If some labels are numbers and the others are not.
         """
-        if (labels.dtype.kind in "iu") != (self.labels.dtype.kind in "iu"):
+        numbers = self.labels.dtype.kind in "iuf"
+        if (labels.dtype.kind in "iuf") != numbers:
             raise TypeError(
                 f"the groups of {self.factor.name!r} were "
-                f"{'numbers' if self.labels.dtype.kind in 'iu' else 'strings'} when "
+                f"{'numbers' if numbers else 'strings'} when "
                 "the model was fitted; give labels of the same kind."
             )
         if not len(self.labels):
@@ -123,6 +124,12 @@ class RandomEffects(Mapping[str, Effects]):
             self._known[name] = self._outer(k - 1) if k else self._inner()
         return self._known[name]
 
+    @property
+    def size(self) -> int:
+        """Number of random effects."""
+        s = self._structure
+        return s.n_groups * s.inner.n_random + s.n_coupled
+
     def __repr__(self) -> str:
         """Say how many effects there are."""
         s = self._structure
@@ -165,7 +172,14 @@ class RandomEffects(Mapping[str, Effects]):
         if is_dask(self._table):
             import dask
 
-            parts = dask.compute(*self.lazily(self._structure.inner.name))  # type: ignore[attr-defined]
+            try:
+                lazy = self.lazily(self._structure.inner.name)
+                parts = dask.compute(*lazy)  # type: ignore[attr-defined]
+            except (ValueError, KeyError) as error:
+                raise RuntimeError(
+                    "the sums of the groups were on a cluster that is gone; look at "
+                    "random_effects_, or pickle the model, before the cluster closes."
+                ) from error
             labels = np.concatenate([p.labels for p in parts])
             order = np.argsort(labels, kind="stable")
             return Effects(

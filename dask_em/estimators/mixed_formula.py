@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ import numpy as np
 from ..grouping.rows import Columns, Factor, Grouped, Rows, plain_labels
 
 __all__ = ["FormulaFront", "MixedFormula", "RandomTerm"]
+
+
+#: A name of a column, in backticks where it has unusual characters.
+_NAME = r"`[^`]+`|[^\W\d][\w.]*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +104,15 @@ def _without_random(right: str, text: str) -> tuple[str, list[str]]:
     found = []
     kept = ""
     i = 0
+    masked = _masked(right)
     while i < len(right):
-        if right[i] != "(":
+        if masked[i] != "(":
             kept += right[i]
             i += 1
             continue
-        end = _closing(right, i, text)
+        end = _closing(masked, i, text)
         inner = right[i + 1 : end]
-        if not _bars(inner):
+        if not _bars(masked[i + 1 : end]):
             kept += right[i : end + 1]
             i = end + 1
             continue
@@ -124,11 +129,16 @@ def _without_random(right: str, text: str) -> tuple[str, list[str]]:
             rest = right[i:].lstrip()
             if rest.startswith("+"):
                 i = len(right) - len(rest) + 1
-    if "|" in kept:
+    if "|" in _masked(kept):
         raise ValueError(
             f"formula={text!r}: put random terms in parentheses, as in (1 | group)."
         )
     return kept.strip(), found
+
+
+def _masked(text: str) -> str:
+    """Return text of the same length in which names in backticks say nothing."""
+    return re.sub(r"`[^`]*`", lambda match: "_" * len(match[0]), text)
 
 
 def _closing(text: str, start: int, formula: str) -> int:
@@ -162,15 +172,20 @@ def _random_terms(inner: str, text: str) -> list[RandomTerm]:
         )
     groups: list[tuple[str, ...]] = []
     nested: tuple[str, ...] = ()
-    for part in group.split("/"):
-        names = tuple(name.strip() for name in part.split(":"))
-        if not all(re.fullmatch(r"[^\W\d][\w.]*", name) for name in names):
+    for part in re.findall(r"(?:`[^`]*`|[^/`])+", group):
+        names = [name.strip() for name in re.findall(r"(?:`[^`]*`|[^:`])+", part)]
+        if not names or not all(re.fullmatch(_NAME, name) for name in names):
             raise ValueError(
                 f"formula={text!r}: {group!r} must be the name of a column, or names "
-                "joined by : or /."
+                "joined by : or /; put names with other characters in backticks."
             )
-        nested = (*nested, *names)
+        nested = (*nested, *(name.strip("`") for name in names))
         groups.append(nested)
+    if len(groups) != 1 + _masked(group).count("/"):
+        raise ValueError(
+            f"formula={text!r}: there must be the name of a column on both sides of "
+            f"/ in {group!r}."
+        )
     parts = _independent(effects) if independent else [effects]
     return [RandomTerm(part, names) for names in groups for part in parts]
 
@@ -179,7 +194,7 @@ def _independent(effects: str) -> list[str]:
     """Return effects that are not correlated, each as a term of its own, as in R."""
     formula = _formula(effects)
     parts = []
-    for term in getattr(formula, "root", formula):
+    for term in formula:
         name = str(term)
         parts.append("1" if name == "1" else f"0 + {name}")
     return parts
@@ -218,6 +233,8 @@ class FormulaFront:
         Categories of columns that are not numbers.
     weights : str or None
         Column of weights.
+    columns : tuple of str
+        All columns that are looked at.
     """
 
     formula: MixedFormula
@@ -228,6 +245,7 @@ class FormulaFront:
     members: tuple[tuple[int, ...], ...]
     levels: Mapping[str, Any]
     weights: str | None
+    columns: tuple[str, ...]
 
     @classmethod
     def learn(
@@ -258,14 +276,8 @@ class FormulaFront:
             For columns that are missing, or transformations that would have to see
             all rows first.
         """
-        wanted = needed(formula, weights)
-        missing = sorted(wanted - set(map(str, frame.columns)))
-        if missing:
-            raise ValueError(
-                f"the data have no column {', '.join(map(repr, missing))}, which the "
-                "formula asks for."
-            )
-        frame = _typed(frame[sorted(wanted)].dropna(), levels)
+        wanted = needed(formula, weights, frame.columns)
+        frame = _typed(frame[wanted].dropna(), levels)
         if not len(frame):
             raise ValueError(
                 "there is no row without missing values in the columns of the formula."
@@ -315,6 +327,7 @@ class FormulaFront:
             tuple(members),
             dict(levels),
             weights,
+            tuple(wanted),
         )
 
     @property
@@ -322,15 +335,58 @@ class FormulaFront:
         """Names of the fixed effects."""
         return tuple(map(str, self.fixed.column_names))
 
-    def kept(self, frame: Any, *, response: bool = True) -> Any:
-        """Return which rows have no missing values."""
-        wanted = needed(self.formula, self.weights if response else None)
+    def kept(self, frame: Any, *, response: bool = True, groups: Any = ()) -> Any:
+        """Return which rows have no missing values.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+        response : bool, default=True
+            Whether the response and the weights count; groups do, too, then.
+        groups : sequence of str
+            Of the factors that count without a response.
+        """
+        wanted = set(self.columns)
         if not response:
-            wanted -= set(map(str, _formula(self.formula.response).required_variables))
+            parts = [self.formula.fixed]
+            for factor, terms in zip(self.factors, self.members, strict=True):
+                if factor.name in groups:
+                    parts += [self.formula.random[k].effects for k in terms]
+            bare = MixedFormula("1", " + ".join(parts), ())
+            wanted = set(needed(bare, None, self._mentioned(frame, " + ".join(parts))))
+            for term in self.formula.random:
+                wanted |= set(term.group) if term.name in groups else set()
         columns = [c for c in frame.columns if str(c) in wanted]
         return frame[columns].notna().all(axis=1).to_numpy()
 
-    def rows(self, frame: Any, *, response: bool = True, groups: bool = True) -> Rows:
+    def _mentioned(self, frame: Any, text: str) -> list[str]:
+        """Return the frame's columns, after checking that those in a text are there."""
+        there = list(map(str, frame.columns))
+        words = {a or b for a, b, _ in re.findall(_WORD, text)}
+        missing = sorted((words & set(self.columns)) - set(there))
+        if missing:
+            raise ValueError(
+                f"the data have no column {', '.join(map(repr, missing))}, which the "
+                "formula asks for."
+            )
+        return there
+
+    def known_factors(self, frame: Any) -> list[str]:
+        """Return the factors whose columns a frame has."""
+        there = set(map(str, frame.columns))
+        return [
+            factor.name
+            for factor, terms in zip(self.factors, self.members, strict=True)
+            if set(self.formula.random[terms[0]].group) <= there
+        ]
+
+    def rows(
+        self,
+        frame: Any,
+        *,
+        response: bool = True,
+        groups: Sequence[str] | None = None,
+    ) -> Rows:
         """Encode a frame, leaving out rows with missing values.
 
         Parameters
@@ -338,12 +394,15 @@ class FormulaFront:
         frame : pandas.DataFrame
         response : bool, default=True
             Whether there is one; else it is zero.
-        groups : bool, default=True
+        groups : sequence of str, optional
+            Factors that are wanted; all of them by default.
         """
-        frame = _typed(frame, self.levels)
-        keep = self.kept(frame, response=response)
+        if groups is None:
+            groups = [factor.name for factor in self.factors]
+        keep = self.kept(frame, response=response, groups=groups)
         if not keep.all():
             frame = frame[keep]
+        frame = _typed(frame, self.levels)
         fixed = _columns(self.fixed, frame, self.formula.fixed)
         y = np.zeros(len(frame))
         weights = None
@@ -353,8 +412,8 @@ class FormulaFront:
                 weights = frame[self.weights].to_numpy(dtype=np.float64)
         grouped = []
         for factor, terms in zip(self.factors, self.members, strict=True):
-            if not groups:
-                break
+            if factor.name not in groups:
+                continue
             designs = [
                 _columns(self.random[k], frame, self.formula.random[k].effects)
                 for k in terms
@@ -367,27 +426,84 @@ class FormulaFront:
         return Rows(y, fixed, tuple(grouped), weights)
 
 
-def needed(formula: MixedFormula, weights: str | None) -> set[str]:
-    """Return the names of the columns that a formula mentions."""
+def needed(formula: MixedFormula, weights: str | None, columns: Any) -> list[str]:
+    """Return the columns that a formula mentions, sorted.
+
+    Parameters
+    ----------
+    formula : MixedFormula
+    weights : str or None
+    columns : sequence of str
+        Of the data.
+
+    Raises
+    ------
+    ValueError
+        For columns that are not there, or there twice.
+    """
     parts = [formula.response, formula.fixed, *(t.effects for t in formula.random)]
-    found = {
-        str(name)
-        for part in parts
-        for name in getattr(_formula(part), "required_variables", ())
-    }
-    found |= {name for term in formula.random for name in term.group}
-    return found if weights is None else found | {weights}
+    there = [str(name) for name in columns]
+    wanted: set[str] = {name for term in formula.random for name in term.group}
+    wanted |= set() if weights is None else {weights}
+    functions: set[str] = set()
+    for part in parts:
+        wanted |= {str(v) for v in getattr(_formula(part), "required_variables", ())}
+        # a name that formulaic takes for a transformation of its own may be a column,
+        # and what it transforms is not among its variables
+        for quoted, name, call in re.findall(_WORD, part):
+            functions |= {name} if call else set()
+            if (quoted or name) in there and not (call and name not in wanted):
+                wanted.add(quoted or name)
+    missing = sorted(wanted - set(there))
+    unknown = [name for name in missing if name in functions]
+    if unknown:
+        raise ValueError(
+            f"the formula calls {unknown[0]}(), which is neither a transformation of "
+            f"formulaic nor a column; for a function of NumPy write np.{unknown[0]}()."
+        )
+    if missing:
+        raise ValueError(
+            f"the data have no column {', '.join(map(repr, missing))}, which the "
+            "formula asks for."
+        )
+    twice = sorted(name for name in wanted if there.count(name) > 1)
+    if twice:
+        raise ValueError(
+            f"the data have the column {', '.join(map(repr, twice))} more than once; "
+            "rename or drop one of them."
+        )
+    return sorted(wanted)
+
+
+#: A name in backticks, or a word, and whether a parenthesis follows it.
+_WORD = r"`([^`]+)`|(?<![\w.`])([^\W\d]\w*)(?:[\w.]*)(\s*\()?"
 
 
 def _typed(frame: Any, levels: Mapping[str, Any]) -> Any:
-    """Give columns all of their categories."""
+    """Give columns all of their categories.
+
+    Raises
+    ------
+    ValueError
+        For categories that are not among them.
+    """
     import pandas
 
-    changes = {
-        name: pandas.Categorical(frame[name], categories=known)
-        for name, known in levels.items()
-        if name in frame.columns
-    }
+    changes = {}
+    for name, known in levels.items():
+        if name not in frame.columns:
+            continue
+        codes = pandas.Index(known, dtype=object).get_indexer(
+            frame[name].astype(object)
+        )
+        strange = (codes < 0) & frame[name].notna().to_numpy()
+        if strange.any():
+            value = frame[name][strange].iloc[0]
+            raise ValueError(
+                f"{name!r} has the category {value!r}, which did not occur in the data "
+                "that the model was fitted to; leave those rows out."
+            )
+        changes[name] = pandas.Categorical.from_codes(codes, categories=known)
     return frame.assign(**changes) if changes else frame
 
 
@@ -420,7 +536,10 @@ def _labels(frame: Any, group: tuple[str, ...], name: str) -> Any:
     parts = [plain_labels(np.asarray(frame[column]), name) for column in group]
     if len(parts) == 1:
         return parts[0]
-    joined = parts[0].astype(str)
-    for part in parts[1:]:
-        joined = np.char.add(np.char.add(joined, ":"), part.astype(str))
+    joined = np.array("")
+    for k, part in enumerate(parts):
+        text = part.astype(str)
+        if (np.char.find(text, ":") >= 0).any():  # no two combinations look the same
+            text = np.char.replace(np.char.replace(text, "\\", "\\\\"), ":", "\\:")
+        joined = np.char.add(np.char.add(joined, ":"), text) if k else text
     return joined

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from ..grouping.rows import Columns, Factor, Grouped, Rows, plain_labels
 from ..labels import is_labelled, unwrap
-from ..sharding import as_data, is_dask
+from ..sharding import array_of_frame, as_data, is_dask
 from .mixed_formula import FormulaFront, MixedFormula, needed
 
 __all__ = ["ArrayFront", "MixedInput", "read_arrays", "read_frame"]
@@ -177,9 +177,15 @@ def _by_name(value: Any, what: str) -> dict[str, Any]:
         return {}
     if isinstance(value, Mapping):
         return {str(k): v for k, v in value.items() if v is not None}
-    if what == "groups" and hasattr(value, "columns"):
-        return {str(name): value[name] for name in value.columns}
-    name = getattr(value, "name", None) if what == "groups" else None
+    if what == "groups" and getattr(value, "ndim", 1) == 2:
+        if hasattr(value, "columns"):
+            return {str(name): value[name] for name in value.columns}
+        raise ValueError(
+            "groups must have one label per row; for several factors give a dict or a "
+            "DataFrame, which name them."
+        )
+    series = what == "groups" and hasattr(value, "to_frame")
+    name = getattr(value, "name", None) if series else None
     return {"group" if what == "Z" or not isinstance(name, str) else name: value}
 
 
@@ -190,7 +196,7 @@ def _unframed(value: Any, labels: Any) -> Any:
     if is_labelled(value):
         return value.data if labels is None else labels.flatten(value)
     if hasattr(value, "to_dask_array"):
-        return value.to_dask_array(lengths=True)
+        return array_of_frame(value)
     if hasattr(value, "to_numpy") and not is_dask(value):
         return value.to_numpy()
     return value
@@ -342,24 +348,38 @@ def read_frame(text: str, data: Any, sample_weight: Any) -> MixedInput:
             )
         weights = "(weights)"
         data = data.assign(**{weights: _checked_weights(sample_weight, len(data))})
-    missing = sorted(needed(formula, weights) - set(map(str, data.columns)))
-    if missing:
-        raise ValueError(
-            f"the data have no column {', '.join(map(repr, missing))}, which the "
-            "formula asks for."
-        )
-    data = data[sorted(needed(formula, weights))]
+    data = data[needed(formula, weights, data.columns)].dropna()
+    if weights is not None:  # rows that do not count may have categories of their own
+        data = data[data[weights] != 0]
+    text = " ".join([formula.response, formula.fixed, *_effects(formula)])
     levels = {name: _levels(data[name]) for name in _categories(formula, data)}
     if lazy:
-        head = data.dropna().head(HEAD, npartitions=-1)
+        head = _head(data, text)
         front = FormulaFront.learn(formula, head, levels, weights, whole=False)
         return MixedInput(front, None, data.to_delayed(), {})
-    try:
-        head = data.dropna().head(HEAD)
-        front = FormulaFront.learn(formula, head, levels, weights, whole=False)
-    except ValueError:  # transformations that must see all rows
-        front = FormulaFront.learn(formula, data, levels, weights, whole=True)
+    # what is computed from columns may have to see all rows
+    plain = "(" not in text
+    head = data.head(HEAD) if plain else data
+    front = FormulaFront.learn(formula, head, levels, weights, whole=True)
     return MixedInput(front, front.rows(data), [], {})
+
+
+def _effects(formula: MixedFormula) -> list[str]:
+    return [term.effects for term in formula.random]
+
+
+def _head(data: Any, text: str) -> Any:
+    """Return some rows of a lazy frame, with all values of the columns in ``C()``."""
+    import pandas
+
+    head = data.head(HEAD, npartitions=-1)
+    declared = sorted(set(re.findall(r"\bC\(\s*([^\W\d]\w*)\s*[,)]", text)))
+    for name in declared if len(head) else []:
+        if name in data.columns:
+            values = _levels(data[name])
+            rows = head.iloc[[0] * len(values)].assign(**{name: values})
+            head = pandas.concat([head, rows.astype(head.dtypes.to_dict())])
+    return head
 
 
 def _frame_of_labelled(data: Any) -> Any:
@@ -375,28 +395,39 @@ def _frame_of_labelled(data: Any) -> Any:
 
 
 def _categories(formula: MixedFormula, data: Any) -> list[str]:
-    """Return the columns whose categories must be known."""
-    parts = [formula.response, formula.fixed, *(t.effects for t in formula.random)]
-    effects = MixedFormula(formula.response, " + ".join(parts[1:]), ())
+    """Return the columns that are not numbers, whose categories must be known."""
+    effects = " + ".join([formula.fixed, *_effects(formula)])
+    bare = MixedFormula(formula.response, effects, ())
     kinds = dict(data.dtypes)
-    declared = set(re.findall(r"\bC\(\s*([^\W\d][\w.]*)", " ".join(parts)))
-    return sorted(
+    return [
         name
-        for name in needed(effects, None)
-        if name in declared or getattr(kinds[name], "kind", "O") not in "fiubc"
-    )
+        for name in needed(bare, None, data.columns)
+        if getattr(kinds[name], "kind", "O") not in "fiubcmM"
+    ]
 
 
-def _levels(column: Any) -> Any:
-    dtype = column.dtype
-    if hasattr(dtype, "categories") and getattr(column, "cat", None) is not None:
-        known = not is_dask(column) or column.cat.known
-        if known:
-            used = column.dropna().unique()
-            used = set(used.compute() if is_dask(column) else used)
-            return [level for level in dtype.categories if level in used]
-    found = column.dropna().unique()
-    return sorted(found.compute() if is_dask(found) else found)
+def _levels(column: Any) -> list[Any]:
+    """Return the values that occur: in the order of a category, else sorted."""
+    if is_dask(column):
+        import dask
+
+        # by partition: Dask's own unique() would shuffle
+        unique = dask.delayed(_unique, pure=False)  # type: ignore[attr-defined]
+        parts = dask.compute(*map(unique, column.to_delayed()))  # type: ignore[attr-defined]
+        found = {value for part in parts for value in part}
+    else:
+        found = set(_unique(column))
+    order = getattr(column.dtype, "categories", None)
+    if order is not None and (not is_dask(column) or column.cat.known):
+        return [level for level in order if level in found]
+    try:
+        return sorted(found)
+    except TypeError as error:
+        raise ValueError(
+            f"the column {column.name!r} mixes values that cannot be ordered "
+            f"({error}); make them all strings."
+        ) from error
 
 
-Make = Callable[[Any], Rows]
+def _unique(column: Any) -> list[Any]:
+    return list(column.dropna().unique())

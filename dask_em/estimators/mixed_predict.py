@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grouping.rows import Columns, Rows, plain_labels
+from ..grouping.rows import Columns, Factor, Rows, plain_labels
 from ..labels import is_labelled, unwrap
 from ..sharding import is_dask
 from .mixed_effects import Effects
@@ -50,23 +50,22 @@ class Prediction:
             if kind == "ones":
                 found = found + modes[:, 0]
             else:
-                design = np.asarray(designs[factor.name], dtype=np.float64)
+                design = _two(designs[factor.name], factor)
                 found = found + np.einsum("nq,nq->n", design, modes)
         return found
 
     def of_frame(self, frame: Any) -> Array:
         """Predict from a DataFrame; NaN for rows with missing values."""
         front: FormulaFront = self.front
-        present = set(map(str, frame.columns))
-        known = all(set(t.group) <= present for t in front.formula.random)
-        keep = front.kept(frame, response=False)
+        known = front.known_factors(frame)
+        keep = front.kept(frame, response=False, groups=known)
         found = np.full(len(frame), np.nan)
         if not keep.any():
             return found
         rows = front.rows(frame, response=False, groups=known)
         values = _times(rows.fixed, self.beta)
-        for factor, grouped in zip(front.factors, rows.factors, strict=False):
-            modes = self.effects[factor.name].of(grouped.labels)
+        for name, grouped in zip(known, rows.factors, strict=True):
+            modes = self.effects[name].of(grouped.labels)
             values += np.einsum("nq,nq->n", grouped.design.dense(), modes)
         found[keep] = values
         return found
@@ -86,6 +85,10 @@ class Prediction:
 
     def rows(self, X: Any, groups: Any, Z: Any) -> Rows:
         """Return rows in memory, without a response."""
+        if is_dask(X):
+            raise TypeError(
+                "this needs rows in memory; compute them, or some of them, first."
+            )
         if isinstance(self.front, FormulaFront):
             found: Rows = self.front.rows(X, response=False)
             return found
@@ -99,7 +102,7 @@ class Prediction:
             None,
             [np.asarray(labels[f.name]) for f in self.front.factors],
             [
-                None if f.name not in designs else _two(designs[f.name])
+                None if f.name not in designs else _two(designs[f.name], f)
                 for f in self.front.factors
             ],
         )
@@ -144,9 +147,15 @@ def _times(columns: Columns, beta: Array) -> Array:
     return np.asarray(values @ beta)
 
 
-def _two(design: Any) -> Array:
+def _two(design: Any, factor: Factor) -> Array:
     found = np.asarray(design, dtype=np.float64)
-    return found[:, None] if found.ndim == 1 else found
+    found = found[:, None] if found.ndim == 1 else found
+    if found.ndim != 2 or found.shape[1] != factor.n_random:
+        raise ValueError(
+            f"Z of {factor.name!r} must have {factor.n_random} columns, as in the fit, "
+            f"got the shape {found.shape}."
+        )
+    return found
 
 
 def predict_arrays(prediction: Prediction, X: Any, groups: Any, Z: Any) -> Any:

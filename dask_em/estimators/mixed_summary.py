@@ -51,9 +51,9 @@ def compare(one: LinearMixedModel, other: LinearMixedModel) -> LikelihoodRatio:
             f"the models are of {one.n_obs_:g} and {other.n_obs_:g} observations; fit "
             "both to the same rows."
         )
-    if one.method != other.method:
+    if one.method_ != other.method_:
         raise ValueError("fit both models by the same method, 'ml' or 'reml'.")
-    if one.method == "reml" and not np.array_equal(
+    if one.method_ == "reml" and not np.array_equal(
         one.fixed_names_, other.fixed_names_
     ):
         raise ValueError(
@@ -79,13 +79,13 @@ class Summary:
     """
 
     def __init__(self, model: LinearMixedModel) -> None:
-        method = "REML" if model.method == "reml" else "maximum likelihood"
+        method = "REML" if model.method_ == "reml" else "maximum likelihood"
         self.title = f"Linear mixed model fit by {method}"
         self.head = {
             "Formula": model.formula or "(arrays)",
             "Observations": f"{model.n_obs_:.10g}",
             "Groups": ", ".join(f"{k}: {n}" for k, n in model.n_groups_.items()) or "-",
-            "REML criterion" if model.method == "reml" else "Deviance": (
+            "REML criterion" if model.method_ == "reml" else "Deviance": (
                 f"{model.deviance_:.4f}"
             ),
             "Log-likelihood": f"{model.log_likelihood_:.4f}",

@@ -12,7 +12,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..labels import Labels, is_labelled, unwrap
-from ..sharding import is_dask
+from ..sharding import array_of_frame, is_dask
 from .tiles import n_threads, over_tiles
 
 __all__ = ["Table"]
@@ -188,7 +188,7 @@ def _array_of_frame(X: Any, *, lengths: bool) -> Any:
             f"X must be numeric, but the columns {strange} are not; encode or drop "
             "them."
         )
-    array = X.to_dask_array(lengths=lengths or None)
+    array = array_of_frame(X) if lengths else X.to_dask_array()
     return array if array.dtype.kind in "fiub" else array.astype(np.float64)
 
 
@@ -231,7 +231,7 @@ def _weights(weights: Any, labels: Labels | None) -> Any:
     if weights is None:
         return None
     if hasattr(weights, "to_dask_array"):
-        weights = weights.to_dask_array(lengths=True)
+        weights = array_of_frame(weights)
     if labels is not None:
         return labels.flatten(weights)
     if is_labelled(weights):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from ..kernels.blas import one_thread
@@ -25,8 +26,8 @@ Array = NDArray[Any]
 TILE = 1 << 14
 #: Largest table of products of shared effects, in bytes.
 LIMIT = 1 << 30
-#: Tasks that bring the parts of groups together, at most.
-MOVES = 1 << 14
+#: Chunks of tables on a cluster, at most.
+BUCKETS = 64
 
 Route = Literal["memory", "partial groups", "rows by key"]
 
@@ -115,13 +116,20 @@ class Gathered:
         return int(self.table.shape[0])
 
 
-def survey_rows(rows: Rows, n_threads: int | None = None) -> Survey:
-    """Survey rows in memory."""
-    several = len(rows.factors) > 1
+def survey_rows(
+    rows: Rows,
+    names: Sequence[str],
+    factors: Sequence[Factor],
+    n_threads: int | None = None,
+) -> Survey:
+    """Survey rows in memory, on threads."""
     parts = _ranges(len(rows), n_threads)
     with ThreadPoolExecutor(len(parts)) as pool:
         surveys = list(
-            pool.map(lambda part: Survey.of(rows[part], with_levels=several), parts)
+            pool.map(
+                lambda part: Survey.of(rows[part], names, factors, with_levels=False),
+                parts,
+            )
         )
     return surveys[0].merge(surveys[1:])
 
@@ -146,7 +154,7 @@ def gather_memory(
     factors : sequence of Factor
     """
     with one_thread():  # there are threads enough
-        survey = survey_rows(rows)
+        survey = survey_rows(rows, names, factors)
         basis = Basis.of(survey, names, factors)
         labels, codes = zip(*(_factorized(f.labels) for f in rows.factors), strict=True)
         layout = Layout.of(factors, labels)
@@ -160,7 +168,9 @@ def _factorized(labels: Array) -> tuple[Array, Array]:
     """Return sorted labels, and the place of each row's among them."""
     if labels.dtype.kind in "iu" and len(labels):
         least, most = int(labels.min()), int(labels.max())
-        if most - least < 4 * len(labels):  # a table is faster than a sort
+        if (
+            most - least < 4 * len(labels) and most < 2**62
+        ):  # a table is faster than a sort
             seen = np.zeros(most - least + 1, dtype=bool)
             shifted = labels - labels.dtype.type(least)
             seen[shifted] = True
@@ -342,42 +352,40 @@ def gather_dask(
     several = len(factors) > 1
     made = delayed(make, pure=False)
     lazy = [made(chunk) for chunk in chunks]
-    look = delayed(_survey, pure=False)
-    survey = _tree([look(rows, several) for rows in lazy], delayed(_merge, pure=False))
+    look = delayed(_Survey(tuple(names), tuple(factors), several), pure=False)
+    survey = _tree([look(rows) for rows in lazy], delayed(_merge, pure=False))
     found: Survey = dask.compute(survey)[0]  # type: ignore[attr-defined]
     check_survey(found)
     basis = Basis.of(found, names, factors)
+    layout = Layout(0, (), (), (0,))
     if several:
         layout = Layout.of(factors, found.levels)
-    else:
-        layout = Layout(0, (), (), (0,))
-    n_buckets = n_buckets or max(1, min(len(chunks), MOVES // len(chunks), 256))
+    memory, slots = _capacity()
+    if n_buckets is None:  # as few as balance: small pieces fragment memory
+        n_buckets = min(len(chunks), 4 * slots, BUCKETS)
     q, p = factors[layout.inner].n_random, len(names)
-    group_nbytes = 8 * (q * (q + 1) // 2 + q * (p + 1) + 3)
-    by_group = found.n_labels[layout.inner] * group_nbytes
-    route: Route = (
-        "partial groups"
-        if by_group <= found.n_rows * found.row_nbytes
-        else "rows by key"
-    )
-    if several:  # sparse parts are about as large as the rows
-        route = "rows by key"
+    cells = 8 * (q + 1) * sum(factors[f].n_random for f in layout.outer)
+    by_group = found.n_labels[layout.inner] * 8 * (q * (q + 1) // 2 + q * (p + 1) + 3)
+    by_group += cells * found.n_rows
+    by_row = found.n_rows * found.row_nbytes
     work = delayed(_Cross(basis, layout), pure=False)
-    if len(chunks) == 1:
-        n_buckets = 1
-    if route == "partial groups":
-        split = delayed(_split_table, pure=False, nout=n_buckets + 1)
-        parts = [split(work(rows), n_buckets) for rows in lazy]
-        totals = [part[n_buckets] for part in parts]
-        join = delayed(_join_tables, pure=False)
-        buckets = [join([part[b] for part in parts]) for b in range(n_buckets)]
-    else:
+    route: Route = "partial groups"
+    if by_row < by_group and by_row < memory / 4:
+        # rows of a group must all be in memory before they are summed up
+        route = "rows by key"
         split = delayed(_split_rows, pure=False, nout=n_buckets)
         parts = [split(rows, layout.inner, n_buckets) for rows in lazy]
         join = delayed(_join_rows, pure=False)
         both = [work(join([part[b] for part in parts])) for b in range(n_buckets)]
         buckets = [pair[0] for pair in both]
         totals = [pair[1] for pair in both]
+    else:
+        split = delayed(_split_table, pure=False, nout=n_buckets + 1)
+        parts = [split(work(rows), n_buckets) for rows in lazy]
+        totals = [part[n_buckets] for part in parts]
+        # along a tree, so that sums of a few chunks are held at a time
+        join = delayed(_join_tables, pure=False)
+        buckets = [_tree([part[b] for part in parts], join) for b in range(n_buckets)]
     total = _tree(totals, delayed(_added, pure=False))
     buckets = list(dask.persist(*buckets))  # type: ignore[attr-defined]
     size = delayed(len, pure=False)
@@ -414,8 +422,44 @@ class _Cross:
         return cross(rows, self.basis, layout, labels, codes, all_codes, n_threads=1)
 
 
-def _survey(rows: Rows, several: bool) -> Survey:
-    return Survey.of(rows.counted(), with_levels=several)
+@dataclasses.dataclass(frozen=True)
+class _Survey:
+    names: tuple[str, ...]
+    factors: tuple[Factor, ...]
+    several: bool
+
+    def __call__(self, rows: Rows) -> Survey:
+        check_weights(rows)
+        return Survey.of(
+            rows.counted(), self.names, self.factors, with_levels=self.several
+        )
+
+
+def check_weights(rows: Rows) -> None:
+    """Raise `ValueError` for weights that are negative or not finite."""
+    weights = rows.weights
+    if weights is None:
+        return
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError(
+            "sample_weight must be finite and not negative; use 0 to leave a row out."
+        )
+
+
+def _capacity() -> tuple[float, int]:
+    """Return bytes of memory and threads of the cluster, or of this machine."""
+    from distributed import default_client
+
+    try:
+        info = default_client().scheduler_info(n_workers=-1)["workers"].values()
+    except (ValueError, TypeError):
+        info = []
+    memory = float(sum(worker["memory_limit"] or 0 for worker in info))
+    threads = sum(int(worker["nthreads"]) for worker in info)
+    return (
+        memory or float(psutil.virtual_memory().total),
+        threads or len(os.sched_getaffinity(0)),
+    )
 
 
 def _merge(surveys: Sequence[Survey]) -> Survey:

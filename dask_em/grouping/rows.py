@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -207,31 +208,38 @@ def plain_labels(labels: Any, name: str) -> Array:
             f"groups must have one label per row, got an array of shape {values.shape} "
             f"for {name!r}."
         )
-    if values.dtype.kind in "iu":
-        return values
-    if values.dtype.kind == "b":
-        return values.astype(np.int64)
-    if values.dtype.kind == "f":
-        if np.isnan(values).any():
-            raise ValueError(
-                f"the grouping factor {name!r} has missing labels; drop those rows."
-            )
-        if (values == np.round(values)).all() and (np.abs(values) < 2**53).all():
-            return values.astype(np.int64)
-    if values.dtype.kind == "O" and any(v is None or v != v for v in values):
+    kind = values.dtype.kind
+    if kind in "iub":
+        return values if kind != "b" else values.astype(np.int64)
+    if _missing(values):
         raise ValueError(
             f"the grouping factor {name!r} has missing labels; drop those rows."
         )
-    return values.astype(str)
+    # whatever the values are: labels of another chunk must be of the same kind
+    return values.astype(np.float64) if kind == "f" else values.astype(str)
+
+
+def _missing(values: Array) -> bool:
+    kind = values.dtype.kind
+    if kind == "f":
+        return bool(np.isnan(values).any())
+    if kind in "mM":
+        return bool(np.isnat(values).any())
+    if kind != "O":
+        return False
+    pandas = sys.modules.get("pandas")  # without it there is no NA of its own
+    if pandas is not None:
+        return bool(pandas.isna(values).any())
+    return any(v is None or v != v for v in values)
 
 
 def bucket_of(labels: Array, n_buckets: int) -> Array:
     """Return a bucket for each label that depends on the label alone.
 
-    Not on the width of the array's strings, nor on the width of its integers.
+    Not on the width of the array's strings, nor on the type of its numbers.
     """
-    if labels.dtype.kind in "iu":
-        hashed = labels.astype(np.uint64)
+    if labels.dtype.kind in "iuf":
+        hashed = (labels.astype(np.float64) + 0.0).view(np.uint64)  # no negative zero
     else:
         width = labels.dtype.itemsize // 4
         letters = np.ascontiguousarray(labels).view(np.uint32).reshape(-1, width)

@@ -42,16 +42,25 @@ class Frame:
     triangle: Array
 
     @classmethod
-    def of(cls, columns: Columns, roots: Array | None) -> Frame:
-        """Decompose columns, their rows scaled by the roots of the weights."""
+    def of(cls, columns: Columns, roots: Array | None, names: Sequence[str]) -> Frame:
+        """Decompose columns, their rows scaled by the roots of the weights.
+
+        Raises
+        ------
+        ValueError
+            For NaN or infinity; `names` (of the columns but for the ones) say where.
+        """
         n, k = columns.array.shape
         ones = columns.ones
         head = np.asarray(columns.array[:TILE], dtype=np.float64)
+        check_finite(head, names)
         origin = head.mean(axis=0) if ones and n else np.zeros(k)
         triangles = []
         for start in range(0, n, TILE):
             tile = slice(start, start + TILE)
-            values = np.asarray(columns.array[tile], dtype=np.float64) - origin
+            values = np.asarray(columns.array[tile], dtype=np.float64)
+            check_finite(values, names)
+            values = values - origin
             if ones:
                 values = np.hstack([np.ones((len(values), 1)), values])
             if roots is not None:
@@ -68,6 +77,18 @@ class Frame:
             moved[:, 1:] += np.outer(moved[:, 0], other.origin - self.origin)
         size = len(self.triangle)
         return Frame(self.ones, self.origin, _stacked([self.triangle, moved], size))
+
+
+def check_finite(values: Array, names: Sequence[str]) -> None:
+    """Raise `ValueError` for NaN or infinity, naming the columns."""
+    if np.isfinite(values.sum()):  # one number tells nearly always
+        return
+    bad = ~np.isfinite(values).all(axis=0)
+    if bad.any():
+        where = ", ".join(str(names[int(k)]) for k in np.flatnonzero(bad))
+        raise ValueError(
+            f"{where} contains NaN or infinity (inf) in some rows; drop or impute them."
+        )
 
 
 def _stacked(triangles: Sequence[Array], size: int) -> Array:
@@ -112,13 +133,31 @@ class Survey:
     row_nbytes: float
 
     @classmethod
-    def of(cls, rows: Rows, *, with_levels: bool) -> Survey:
-        """Survey rows, all of which count."""
+    def of(
+        cls,
+        rows: Rows,
+        names: Sequence[str],
+        factors: Sequence[Factor],
+        *,
+        with_levels: bool,
+    ) -> Survey:
+        """Survey rows, all of which count.
+
+        Parameters
+        ----------
+        rows : Rows
+        names : sequence of str
+            Of the fixed effects.
+        factors : sequence of Factor
+        with_levels : bool
+            Whether labels are wanted.
+        """
         weights = rows.weights
         roots = None if weights is None else np.sqrt(weights)
-        fixed = Frame.of(_with_response(rows), roots)
+        named = [*names[int(rows.fixed.ones) :], "the response"]
+        fixed = Frame.of(_with_response(rows), roots, named)
         random = []
-        for factor in rows.factors:
+        for known, factor in zip(factors, rows.factors, strict=True):
             same = (
                 factor.design.array is rows.fixed.array
                 and factor.design.ones == rows.fixed.ones
@@ -128,7 +167,9 @@ class Survey:
                     Frame(fixed.ones, fixed.origin[:-1], fixed.triangle[:-1, :-1])
                 )
             else:
-                random.append(Frame.of(factor.design, roots))
+                inner = [f"{c} | {known.name}" for c in known.columns]
+                ones = int(factor.design.ones)
+                random.append(Frame.of(factor.design, roots, inner[ones:]))
         levels = tuple(np.unique(f.labels) for f in rows.factors)
         return cls(
             n_rows=len(rows),
@@ -215,6 +256,8 @@ class Basis:
         The same for the restricted likelihood.
     collinear : tuple of str
         Sets of random effects whose columns are linearly dependent.
+    exact : bool
+        Whether the fixed effects explain the response but for rounding.
     """
 
     origin: Array
@@ -229,6 +272,7 @@ class Basis:
     log_jacobian: float
     log_restricted: float
     collinear: tuple[str, ...]
+    exact: bool
 
     @classmethod
     def of(
@@ -253,7 +297,8 @@ class Basis:
         rss = float(triangle[p, p])
         around = float(np.linalg.norm(triangle[int(frame.ones) :, p]))
         # residuals that are rounding have no scale of their own
-        scale = rss if rss > 1e-13 * around else around
+        exact = not rss > 1e-13 * around
+        scale = around if exact else rss
         scale = scale / np.sqrt(weight) if scale > 0 else 1.0
         origins, maps, collinear = [], [], []
         for factor, random in zip(factors, survey.random, strict=True):
@@ -275,6 +320,7 @@ class Basis:
             log_jacobian=-float(np.log(scale)),
             log_restricted=-log_det + p * float(np.log(scale)),
             collinear=tuple(collinear),
+            exact=exact,
         )
 
     @classmethod

@@ -209,7 +209,7 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the totals at home: workers do not need them."""
-        return {**self.__dict__, "totals": None, "_memo": None}
+        return {**self.__dict__, "totals": None, "_memo": None, "_bound": None}
 
     @property
     def one_version(self) -> bool:
@@ -246,12 +246,13 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
     ) -> MixedParams:
         """Begin with all random effects as large as the residuals."""
         s = self.structure
-        n = s.n_coupled + s.n_fixed
+        c, p = s.n_coupled, s.n_fixed
         return MixedParams(
             s.packed([np.eye(f.n_random) for f in s.factors]),
             0.5,
-            np.zeros(n),
-            np.zeros((n, n)),
+            np.zeros(c + p),
+            # of the prior, and of least squares in orthonormal columns
+            np.diag(np.repeat([1.0, 1.0 / self.weight], [c, p])),
         )
 
     # --------------------------------------------------------------------- E-step
@@ -348,7 +349,21 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
         return self.weight - self.reml * self.structure.n_fixed
 
     def lower_bound(self, params: MixedParams, stats: MixedStats) -> float:
-        """Return the log-likelihood where the statistics were computed."""
+        """Return the log-likelihood where the statistics were computed.
+
+        NaN where that cannot be told, for lack of digits.
+        """
+        memo = self.__dict__.get("_bound")
+        if memo is None or memo[0] is not stats:
+            try:
+                memo = stats, self._log_likelihood(params, stats)
+            except np.linalg.LinAlgError:
+                memo = stats, float("nan")
+            self.__dict__["_bound"] = memo
+        value: float = memo[1]
+        return value
+
+    def _log_likelihood(self, params: MixedParams, stats: MixedStats) -> float:
         found = self.posterior(params, stats)
         profiled = self.algorithm != "em"
         sigma2 = self._sigma2(found) if profiled else params.sigma2

@@ -3,12 +3,15 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from dask_em import GaussianMixture
+from dask_em import GaussianMixture, LinearMixedModel
 
 TYPES = ("full", "tied", "diag", "spherical")
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks([GaussianMixture(covariance_type=kind) for kind in TYPES])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@parametrize_with_checks(
+    [*(GaussianMixture(covariance_type=kind) for kind in TYPES), LinearMixedModel()]
+)
 def test_scikit_learn(estimator, check):
     check(estimator)
