@@ -1,13 +1,14 @@
 """Times on the DEM paper's simulation design, and with one slow worker.
 
-``--scaling``: at n = 10^7 rows in 10^5 groups, the time to the converged default fit on
-K workers over that of plain EM in a single process; DEM's best published ratios are
+``--scaling``: at n = 10^7 rows in 10^5 groups, the time to the converged default fit
+on K workers over that of plain EM in a single process; DEM's best published ratios are
 0.20 for K = 10 and 0.24 for K = 20, against its own EM. Times of the statistics and of
 E-steps are measured here, on one thread; workers, links of 11 ms each way and
-hand-outs are simulated on a virtual clock with real numerics. The statistics, computed
-once, count on both sides. Both EMs stop by DEM's rule or a stricter one: plain EM when the
-log-likelihood changes by less than 1e-7, the default when no entry of the relative
-Cholesky factor changes by more than 1e-8.
+hand-outs are simulated on a virtual clock with real numerics; every worker has the rows
+of its groups, as in DEM. The statistics, computed once, count on both sides. Both EMs
+stop by DEM's rule or a stricter one: plain EM when the log-likelihood changes by less
+than 1e-7, the default when no entry of the relative Cholesky factor changes by more
+than 1e-8.
 
 ``--straggler``: one of 20 workers five times slower; time until the log-likelihood is
 within 1e-6 of the maximum, over that of the plain barrier (synchronous, one shard per
@@ -30,9 +31,9 @@ from distributed import Client, LocalCluster, get_worker
 
 from dask_em import fit_em
 from dask_em.datasets import make_mixed_model
+from dask_em.grouping.basis import Basis
 from dask_em.grouping.gather import Gathered, Layout, cross, survey_rows
 from dask_em.grouping.rows import Columns, Factor, Grouped, Rows
-from dask_em.grouping.survey import Basis
 from dask_em.models.linear_mixed import LinearMixedModelECME, Structure
 from dask_em.schedules import FractionBarrier, Synchronous
 from dask_em.sharding import MemoryData

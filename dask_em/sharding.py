@@ -233,6 +233,8 @@ def as_data(X: Any, y: Any = None, sample_weight: Any = None) -> Data:
     TypeError
         For rows that are not numbers.
     """
+    if hasattr(type(X), "concatenate"):  # a table of its own kind, see `GroupTable`
+        return MemoryData(X, y, sample_weight)
     lazy = is_dask(X) or is_dask(y) or is_dask(sample_weight)
     if not is_dask(X):
         X = np.asarray(X)

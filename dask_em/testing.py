@@ -122,7 +122,8 @@ def check_model(
     ----------
     model : Model
     X : array of shape (n_rows, n_features)
-        Some 50 to 1000 rows that the model fits well.
+        Some 50 to 1000 rows that the model fits well; or a table of another type that
+        has a shape, slices and a static method ``concatenate``.
     y : array of shape (n_rows, ...), optional
     weights : bool, default=True
         Whether the model uses sample weights.
@@ -143,7 +144,8 @@ def check_model(
     >>> X = np.concatenate([rng.normal(m, 1.0, (60, 2)) for m in (-4, 4)])
     >>> check_model(GaussianMixtureModel(2), X)
     """
-    X = np.asarray(X, dtype=float)
+    if not hasattr(X, "concatenate"):  # rows of a kind of their own stay as they are
+        X = np.asarray(X, dtype=float)
     y = None if y is None else np.asarray(y)
     block = Block(X, y)
     first = _fitted(model, X, y, None, Local(1), Synchronous(), random_state, 1, 2)

@@ -17,20 +17,21 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..acceleration import named_acceleration
+from ..grouping.basis import Basis
+from ..grouping.cluster import gather_dask
 from ..grouping.gather import (
     Gathered,
     check_weights,
-    gather_dask,
     gather_memory,
     survey_rows,
 )
 from ..grouping.rows import Rows, plain_labels
-from ..grouping.survey import Basis
 from ..models.linear_mixed import LinearMixedModelECME, MixedParams, Structure
 from ..result import EMResult, TraceLog
-from ..sharding import DaskData, Data, MemoryData, is_dask
+from ..sharding import is_dask
 from .base import EMEstimator
 from .mixed_effects import RandomEffects
+from .mixed_fitted import Fitted
 from .mixed_input import MixedInput, read_arrays, read_frame
 from .mixed_predict import Prediction, predict_arrays, predict_frame
 from .mixed_summary import LikelihoodRatio, Summary, compare
@@ -289,8 +290,8 @@ class LinearMixedModel(RegressorMixin, EMEstimator):
             tuple(len(known) for known in layout.levels),
             len(front.names),
         )
-        fitted = _Fitted(given, gathered, structure, self._n_obs(gathered), self.method)
-        _check_identified(fitted)
+        fitted = Fitted(given, gathered, structure, self._n_obs(gathered), self.method)
+        fitted.check_identified()
         for what in gathered.basis.collinear:
             warnings.warn(
                 f"the columns of the random effects ({what}) are linearly dependent: "
@@ -405,19 +406,19 @@ class LinearMixedModel(RegressorMixin, EMEstimator):
             trace=TraceLog(1).trace(),
             settings={"model": "LinearModel"},
         )
-        fitted = _Fitted(given, None, None, n, self.method, basis)
+        fitted = Fitted(given, None, None, n, self.method, basis)
         self._adopt(result, fitted, None)  # type: ignore[arg-type]
         return self
 
     def _attributes_of(self, params: Any, table: Table) -> Mapping[str, Any]:
         """Return the fitted attributes that a model's parameters amount to."""
-        fitted: _Fitted = table  # type: ignore[assignment]
+        fitted: Fitted = table  # type: ignore[assignment]
         return fitted.attributes(params)
 
     def _adopt(
         self, result: EMResult[Any], table: Table, passes: Any
     ) -> LinearMixedModel:
-        fitted: _Fitted = table  # type: ignore[assignment]
+        fitted: Fitted = table  # type: ignore[assignment]
         if fitted.gathered is not None:
             settings = {**result.settings, "grouping": fitted.gathered.route}
             result = dataclasses.replace(result, settings=settings)
@@ -642,80 +643,6 @@ class LinearMixedModel(RegressorMixin, EMEstimator):
         return draws
 
 
-@dataclasses.dataclass(frozen=True)
-class _Fitted:
-    """What a fit is of: stands in for the table of rows of other estimators."""
-
-    given: MixedInput
-    gathered: Gathered | None
-    structure: Structure | None
-    n_obs: float
-    method: str
-    basis: Basis | None = None
-    sample_weight: Any = None
-
-    @property
-    def X(self) -> Data | None:
-        """The tables of groups, as the engine's data."""
-        if self.gathered is None:
-            return None
-        table = self.gathered.table
-        return DaskData(table) if is_dask(table) else MemoryData(table)
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """Attributes that describe the columns of X."""
-        return self.given.columns
-
-    def attributes(self, params: MixedParams) -> Mapping[str, Any]:
-        """Return the fitted attributes, in the user's coordinates."""
-        front = self.given.front
-        gathered, structure = self.gathered, self.structure
-        basis = self.basis if gathered is None else gathered.basis
-        assert basis is not None
-        c = 0 if structure is None else structure.n_coupled
-        beta = basis.coef(params.mean[c:])
-        effects: Mapping[str, Any] = {}
-        covariance: dict[str, Array] = {}
-        groups: dict[str, int] = {}
-        n_theta = 0
-        if gathered is not None and structure is not None:
-            layout = gathered.layout
-            order = (layout.inner, *layout.outer)
-            factors = structure.factors_of(params.theta)
-            found = {}
-            for f, L in zip(order, factors, strict=True):
-                half = basis.random_map(f) @ L
-                found[f] = params.sigma2 * half @ half.T
-            for f, factor in enumerate(front.factors):
-                covariance[factor.name] = found[f] * factor.pattern
-            sizes = dict(
-                zip(order, (structure.n_groups, *structure.levels), strict=True)
-            )
-            groups = {g.name: sizes[f] for f, g in enumerate(front.factors)}
-            n_theta = structure.n_theta
-            effects = RandomEffects(
-                structure, params, basis, order, layout.levels, gathered.table
-            )
-        ones = bool(basis.ones)
-        return {
-            "fixed_names_": list(front.names),
-            "intercept_": float(beta[0]) if ones else 0.0,
-            "coef_": beta[1:] if ones else beta,
-            "_beta": beta,
-            "fixed_covariance_": basis.coef_cov(params.cov[c:, c:] * params.sigma2),
-            "covariance_": covariance,
-            "effects_": {g.name: list(g.columns) for g in front.factors},
-            "sigma2_": float(params.sigma2 * basis.scale**2),
-            "random_effects_": effects,
-            "n_obs_": self.n_obs,
-            "n_groups_": groups,
-            "n_parameters_": len(beta) + n_theta + 1,
-            "method_": self.method,
-            "_front": front,
-        }
-
-
 def _counted(rows: Rows) -> Rows:
     """Leave out rows of weight 0; raise for weights or values that are unusable."""
     check_weights(rows)
@@ -723,37 +650,6 @@ def _counted(rows: Rows) -> Rows:
     if not len(rows):
         raise ValueError("no row has a positive weight; check how they were selected.")
     return rows
-
-
-def _check_identified(fitted: _Fitted) -> None:
-    """Raise `ValueError` where the data cannot tell the variances apart."""
-    structure, n = fitted.structure, fitted.n_obs
-    assert structure is not None and fitted.gathered is not None
-    if fitted.gathered.basis.exact:
-        raise ValueError(
-            "the fixed effects explain y exactly, or y is constant: there is nothing "
-            "left that could vary between groups or rows."
-        )
-    p = structure.n_fixed
-    if n <= p:
-        raise ValueError(
-            f"{n:g} observations are too few for {p} fixed effects and a residual "
-            "variance; leave out columns."
-        )
-    sizes = (structure.n_groups, *structure.levels)
-    for factor, m in zip(structure.factors, sizes, strict=True):
-        if m < 2:
-            raise ValueError(
-                f"the grouping factor {factor.name!r} has one group only, which tells "
-                "nothing about how groups vary; leave it out."
-            )
-        if m * factor.n_random >= n:
-            raise ValueError(
-                f"the {m} groups of {factor.name!r} have {m * factor.n_random} random "
-                f"effects, as many as there are observations ({n:g}) or more, so that "
-                "they cannot be told from residuals; leave out slopes or the factor "
-                "(or set weights='precision', if weights are not numbers of rows)."
-            )
 
 
 def _check_client() -> None:

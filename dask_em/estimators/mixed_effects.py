@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..grouping.basis import Basis
 from ..grouping.rows import Factor
-from ..grouping.survey import Basis
 from ..grouping.table import GroupTable
 from ..models.linear_mixed import MixedParams, Structure
 from ..models.mixed_effects import group_effects, known_cov

@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from dask_em.grouping.gather import gather_dask, gather_memory, survey_rows
+from dask_em.grouping.basis import Basis
+from dask_em.grouping.cluster import gather_dask
+from dask_em.grouping.gather import gather_memory, survey_rows
 from dask_em.grouping.rows import (
     Columns,
     Factor,
@@ -14,7 +16,7 @@ from dask_em.grouping.rows import (
     bucket_of,
     plain_labels,
 )
-from dask_em.grouping.survey import Basis, Frame, Survey
+from dask_em.grouping.survey import Frame, Survey
 from dask_em.grouping.table import GroupTable
 
 # ---------------------------------------------------------------------------- tables
