@@ -69,7 +69,9 @@ def model_of(
 ) -> LinearMixedModelECME:
     n = gathered.totals.weight
     offset = n * gathered.basis.log_jacobian + gathered.basis.log_restricted
-    return LinearMixedModelECME(structure, True, algorithm, offset, n, gathered.totals)
+    return LinearMixedModelECME(
+        structure, True, algorithm, offset, n, (), gathered.totals
+    )
 
 
 def scaling(n: int, m: int) -> None:

@@ -298,16 +298,23 @@ class LinearMixedModel(RegressorMixin, EMEstimator):
                 "their covariance is not determined by the data.",
                 stacklevel=2,
             )
+        starts = fitted.starts()
         model = LinearMixedModelECME(
             structure,
             self.method == "reml",
             self.algorithm,  # type: ignore[arg-type]
             self._log_offset(gathered, fitted.n_obs),
             fitted.n_obs,
+            starts,
             gathered.totals,
         )
         try:
-            return self._fit_model(model, fitted, step_tol=self.tol)  # type: ignore[arg-type]
+            return self._fit_model(
+                model,
+                fitted,  # type: ignore[arg-type]
+                step_tol=self.tol,
+                n_init=len(starts),
+            )
         except FloatingPointError as error:
             raise ValueError(
                 "the random effects explain y but for rounding, so that there is no "

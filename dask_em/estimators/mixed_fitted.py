@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..grouping.basis import Basis
 from ..grouping.gather import Gathered
-from ..models.linear_mixed import MixedParams, Structure
+from ..models.linear_mixed import MixedParams, Structure, cholesky
 from ..sharding import DaskData, Data, MemoryData, is_dask
 from .mixed_effects import RandomEffects
 from .mixed_input import MixedInput
@@ -18,6 +19,11 @@ from .mixed_input import MixedInput
 __all__ = ["Fitted"]
 
 Array = NDArray[Any]
+
+#: Random effects up to which a fit has two starts.
+FEW = 2000
+#: Standard deviation, in units of the residuals', from which a start makes no sense.
+FAR = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +98,30 @@ class Fitted:
             "method_": self.method,
             "_front": front,
         }
+
+    def starts(self) -> tuple[tuple[float, ...], ...]:
+        """Return Cholesky factors to start from.
+
+        Random effects as large as the residuals in orthonormal coordinates; and, where
+        there are few of them, so that the likelihood may have several maxima and a
+        second fit costs little, in the user's coordinates, where lme4 starts.
+        """
+        structure, gathered = self.structure, self.gathered
+        assert structure is not None and gathered is not None
+        units = [np.eye(factor.n_random) for factor in structure.factors]
+        found = [structure.packed(units)]
+        size = structure.n_groups * structure.inner.n_random + structure.n_coupled
+        if size <= FEW and any(factor.n_random > 1 for factor in structure.factors):
+            layout, basis = gathered.layout, gathered.basis
+            theirs = []
+            order = (layout.inner, *layout.outer)
+            for f, factor in zip(order, structure.factors, strict=True):
+                back = np.linalg.inv(basis.random_map(f) / basis.scale)
+                theirs.append(cholesky(back @ back.T * factor.pattern))
+            theta = structure.packed(theirs)
+            if np.abs(theta).max() < FAR:  # else offsets or scales say nothing
+                found.append(theta)
+        return tuple(tuple(theta.tolist()) for theta in found)
 
     def check_identified(self) -> None:
         """Raise `ValueError` where the data cannot tell the variances apart."""

@@ -196,6 +196,9 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
         Added to the log-likelihood: Jacobian of the coordinates and of weights.
     weight : float
         Number of observations.
+    starts : tuple of tuple of float
+        Packed Cholesky factors to start from, in turn; random effects as large as the
+        residuals where there are none.
     totals : Totals, optional
         W'W of all rows, which only the driver has.
     """
@@ -205,6 +208,7 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
     algorithm: Algorithm
     log_offset: float
     weight: float
+    starts: tuple[tuple[float, ...], ...] = ()
     totals: Totals | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -244,11 +248,16 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
         rng: np.random.Generator,
         mapreduce: MapReduce,
     ) -> MixedParams:
-        """Begin with all random effects as large as the residuals."""
+        """Begin at the given factors, or with effects as large as the residuals."""
         s = self.structure
         c, p = s.n_coupled, s.n_fixed
+        theta = s.packed([np.eye(f.n_random) for f in s.factors])
+        if self.starts:
+            # every start of a fit has a child of its seed, numbered from 0
+            number = rng.bit_generator.seed_seq.spawn_key[-1]  # type: ignore[attr-defined]
+            theta = np.array(self.starts[number % len(self.starts)])
         return MixedParams(
-            s.packed([np.eye(f.n_random) for f in s.factors]),
+            theta,
             0.5,
             np.zeros(c + p),
             # of the prior, and of least squares in orthonormal columns

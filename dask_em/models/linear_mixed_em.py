@@ -84,6 +84,7 @@ class LinearMixedModelEM(Model[MixedParams, SurrogateStats]):
     algorithm: str
     log_offset: float
     weight: float
+    starts: tuple[tuple[float, ...], ...] = ()
     totals: Totals | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def survey(self, block: Block) -> GroupSummary:

@@ -901,3 +901,20 @@ def test_fits_are_quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert LinearMixedModel().fit(X, Y, groups=G).converged_
+
+
+def test_the_higher_of_two_maxima_is_found(monkeypatch):
+    """Few groups and two slopes: orthonormal coordinates alone lead to the lower."""
+    rng = np.random.default_rng(266)
+    m = rng.integers(5, 24)
+    g = np.repeat(np.arange(m), rng.integers(1, 12, m))
+    n = len(g)
+    x = np.column_stack([rng.normal(size=n), rng.exponential(10, size=n)])
+    b = rng.normal(size=(m, 3)) * [0.3, 0.3, 0.02]
+    z = np.column_stack([np.ones(n), x])
+    y = np.einsum("nq,nq->n", z, b[g]) + rng.standard_t(3, size=n)
+    both = LinearMixedModel(method="ml").fit(x, y, groups=g, Z=z)
+    monkeypatch.setattr("dask_em.estimators.mixed_fitted.FEW", 0)
+    one = LinearMixedModel(method="ml").fit(x, y, groups=g, Z=z)
+    assert one.converged_ and both.converged_
+    assert one.deviance_ > both.deviance_ + 1

@@ -41,7 +41,7 @@ def made(name, reml, algorithm="px_ecme"):
     )
     offset = N * found.basis.log_jacobian + reml * found.basis.log_restricted
     model = LinearMixedModelECME(
-        structure, reml, algorithm, offset, float(N), found.totals
+        structure, reml, algorithm, offset, float(N), (), found.totals
     )
     return model, found.table
 
