@@ -95,7 +95,13 @@ def fingerprint_of(model: Model[Any, Any], summary: Any) -> dict[str, Any]:
             f.name: value
             for f in dataclasses.fields(model)
             if isinstance(value := getattr(model, f.name), (str, int, float, bool))
+        } | {
+            f.name: repr(value)
+            for f in dataclasses.fields(model)
+            if f.compare and dataclasses.is_dataclass(value := getattr(model, f.name))
         }
+    if hasattr(summary, "fingerprint"):
+        found["data"] = summary.fingerprint
     if isinstance(summary, Summary):
         # means in units of the spread, and away from 0, so that rounding is relative
         spread = np.sqrt(summary.variance) + np.finfo(float).tiny

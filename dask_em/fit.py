@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -290,7 +291,11 @@ class Fit:
         after = self._after_m_step(init, best, point)
 
         async def climb(
-            model: Model[Any, Any], params: Any, schedule: Schedule, until: Stopping
+            model: Model[Any, Any],
+            params: Any,
+            schedule: Schedule,
+            until: Stopping,
+            before: EMResult[Any] | None = None,
         ) -> EMResult[Any]:
             transport.begin(model, shards)
             managed: ManagedRun[Any, Any] = ManagedRun(
@@ -308,7 +313,7 @@ class Fit:
                 weight=self._summary.weight,
                 began=began,
                 control=self.control,
-                callback=after,
+                callback=after if before is None else _counted_on(after, before),
                 acceleration=acceleration,
             )
             return await managed.run()
@@ -319,12 +324,17 @@ class Fit:
                 stopping, tol=max(stopping.tol, COARSE), step_tol=None
             )
             result = await climb(self.model.mixable(), params, schedule, coarse)
-            left = stopping.max_iter - int(result.effective_passes)
+            left = stopping.max_iter - math.ceil(result.effective_passes)
             if result.converged and left > 0:
                 fine = dataclasses.replace(stopping, max_iter=left)
                 result = result.followed_by(
-                    await climb(self.model, result.params, Synchronous(), fine)
+                    await climb(self.model, result.params, Synchronous(), fine, result)
                 )
+            elif result.converged:
+                result = dataclasses.replace(result, status="max_iter")
+            if result.status == "max_iter":
+                message = f"max_iter={stopping.max_iter} passes were made"
+                result = dataclasses.replace(result, message=message)
         else:
             result = await climb(self.model, params, schedule, stopping)
         if result.n_m_steps:
@@ -437,6 +447,25 @@ class Fit:
             if self._checkpointer.exists():
                 self._checkpointer.load(None)  # refuses a foreign one, before any work
         return point
+
+
+def _counted_on(
+    after: Callable[[Progress[Any]], bool | None] | None, before: EMResult[Any]
+) -> Callable[[Progress[Any]], bool | None] | None:
+    """Return a callback that counts on from an earlier part of the fit."""
+    if after is None:
+        return None
+
+    def call(progress: Progress[Any]) -> bool | None:
+        return after(
+            dataclasses.replace(
+                progress,
+                version=progress.version + before.n_m_steps,
+                effective_passes=progress.effective_passes + before.effective_passes,
+            )
+        )
+
+    return call
 
 
 def _better(a: EMResult[Any], b: EMResult[Any]) -> bool:

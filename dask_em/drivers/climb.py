@@ -97,11 +97,15 @@ class Climb(Generic[P, S]):
         self._jumped = True
         return params
 
+    def forget(self) -> None:
+        """Forget earlier steps: the coordinates have changed."""
+        if self._jumps is not None:
+            self._jumps.restart()
+
     def turn_back(self) -> P | None:
         """Return the next point after one was refused; None if there is none left."""
         assert self.summit is not None
-        if self._jumps is not None:
-            self._jumps.restart()
+        self.forget()
         if self._jumped:
             self._jumped = False
             return self.summit.reached

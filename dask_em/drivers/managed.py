@@ -365,7 +365,10 @@ class ManagedRun(Generic[P, S]):
         self._counts = dict.fromkeys(self._counts, 0)
         rebased = self.model.rebase(self.params)
         if rebased is not self.params:
-            self.params = self._reached = rebased
+            self.params = rebased
+            self._reached = self.model.rebase(self._reached)
+            if self._climb is not None:
+                self._climb.forget()
             self.transport.cancel()
             self._forget_statistics()
             actions = list(self._planner.begin(now))
@@ -438,7 +441,7 @@ class ManagedRun(Generic[P, S]):
         tol, step_tol = self.stopping.tol, self.stopping.step_tol
         if tol > 0 and self._idle >= IDLE:
             return "converged", (
-                f"{IDLE} passes gained nothing that double precision can tell"
+                f"{IDLE} M-steps gained nothing that double precision can tell"
             )
         if gain < tol > 0 and (step_tol is None or self._step <= step_tol):
             return "converged", (
@@ -482,6 +485,7 @@ class ManagedRun(Generic[P, S]):
     def _check_end(self) -> None:
         """End without a sweep: at the deadline, or when somebody asks for it."""
         if self.control.reason is not None:
+            self._complete()
             self._finish(
                 self.control.reason, "stopped by the user", self._bound, float("nan")
             )
@@ -491,7 +495,13 @@ class ManagedRun(Generic[P, S]):
                 f"{self._waiting()}"
             )
             logger.warning(message)
+            self._complete()
             self._finish("deadline", message, self._bound, float("nan"))
+
+    def _complete(self) -> None:
+        """Complete parameters at which the fit ends without a last sweep."""
+        if self.version and not self.model.one_version and not self._ledger.n_unseen:
+            self._reached = self.model.complete(self._reached, self._sum())
 
     def _waiting(self) -> str:
         """Say what the fit waits for."""

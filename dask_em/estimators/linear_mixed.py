@@ -568,8 +568,12 @@ class LinearMixedModel(RegressorMixin, EMEstimator):
             y = self._prediction().response(X)
         elif y is None:
             raise ValueError("residuals need y, the observed responses.")
-        elif hasattr(y, "to_numpy") and not is_dask(y):
-            y = y.to_numpy()
+        elif not is_dask(y):
+            y = np.ravel(y.to_numpy() if hasattr(y, "to_numpy") else y)
+            if len(y) != len(predicted):
+                raise ValueError(
+                    f"y has {len(y)} values for {len(predicted)} rows of X."
+                )
         return y - predicted
 
     def score(
@@ -597,15 +601,21 @@ class LinearMixedModel(RegressorMixin, EMEstimator):
         """
         left = self.residuals(X, y, groups=groups, Z=Z)
         y = self._prediction().response(X) if self.formula is not None else y
-        if sample_weight is not None:
-            return float(r2_score(y, np.asarray(y) - left, sample_weight=sample_weight))
         if is_dask(left):
             import dask
 
-            left, y = dask.compute(left, y)  # type: ignore[attr-defined]
+            left, y, sample_weight = dask.compute(left, y, sample_weight)  # type: ignore[attr-defined]
         left, y = np.asarray(left, dtype=float), np.asarray(y, dtype=float).ravel()
-        known = np.isfinite(left) if self.formula is not None else slice(None)
-        return float(r2_score(y[known], (y - left)[known]))
+        weights = np.ones(len(y)) if sample_weight is None else sample_weight
+        if isinstance(weights, str):
+            weights = X[weights].compute() if is_dask(X) else X[weights]
+        weights = np.asarray(weights, dtype=float)
+        known = np.ones(len(y), dtype=bool)
+        if self.formula is not None:  # rows with missing values have no prediction
+            known = np.isfinite(left)
+        return float(
+            r2_score(y[known], (y - left)[known], sample_weight=weights[known])
+        )
 
     def simulate(
         self,
@@ -617,6 +627,8 @@ class LinearMixedModel(RegressorMixin, EMEstimator):
         random_state: Any = None,
     ) -> Array:
         """Draw new responses from the model, new random effects included.
+
+        All rows are of weight 1.
 
         Parameters
         ----------

@@ -539,7 +539,8 @@ def _labels(frame: Any, group: tuple[str, ...], name: str) -> Any:
     joined = np.array("")
     for k, part in enumerate(parts):
         text = part.astype(str)
-        if (np.char.find(text, ":") >= 0).any():  # no two combinations look the same
+        # no two combinations look the same, whatever the other rows are
+        if any((np.char.find(text, mark) >= 0).any() for mark in ":\\"):
             text = np.char.replace(np.char.replace(text, "\\", "\\\\"), ":", "\\:")
         joined = np.char.add(np.char.add(joined, ":"), text) if k else text
     return joined

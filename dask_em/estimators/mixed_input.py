@@ -59,7 +59,7 @@ class ArrayFront:
         Whether the first of them is an intercept.
     factors : tuple of Factor
     designs : tuple
-        By factor: None for an intercept, "X" for the fixed effects, else an array.
+        By factor: "ones" for an intercept, "array" for columns of their own.
     """
 
     names: tuple[str, ...]
@@ -122,6 +122,8 @@ def read_arrays(
         X, labels = unwrap(X, None)
     named = _by_name(groups, "groups")
     designs = _by_name(Z, "Z")
+    if len(named) == 1 and set(designs) == {"group"}:  # a single one needs no name
+        designs = dict(zip(named, designs.values(), strict=True))
     if set(designs) - set(named):
         raise ValueError(
             f"Z names {sorted(set(designs) - set(named))}, which groups do not; give "
@@ -270,8 +272,6 @@ def _array_front(
     names = [f"x{i}" for i in range(X.shape[1])] if known is None else list(known)
     if estimator.fit_intercept:
         names = ["Intercept", *names]
-    if set(designs) == {"group"} and len(groups) == 1:
-        designs = {next(iter(groups)): designs["group"]}
     factors, kinds = [], []
     for name in groups:
         design = designs.get(name)
@@ -331,7 +331,7 @@ def read_frame(text: str, data: Any, sample_weight: Any) -> MixedInput:
     """
     formula = MixedFormula.parse(text)
     if is_labelled(data) or hasattr(data, "to_dask_dataframe"):
-        data = _frame_of_labelled(data)
+        data = frame_of_labelled(data)
     lazy = is_dask(data) and hasattr(data, "npartitions")
     if not hasattr(data, "columns") or (is_dask(data) and not lazy):
         raise TypeError(
@@ -382,7 +382,7 @@ def _head(data: Any, text: str) -> Any:
     return head
 
 
-def _frame_of_labelled(data: Any) -> Any:
+def frame_of_labelled(data: Any) -> Any:
     """Return the rows of a Dataset, lazily where it is lazy."""
     if not hasattr(data, "data_vars"):
         raise TypeError(

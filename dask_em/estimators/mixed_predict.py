@@ -14,7 +14,13 @@ from ..labels import is_labelled, unwrap
 from ..sharding import is_dask
 from .mixed_effects import Effects
 from .mixed_formula import FormulaFront
-from .mixed_input import _by_name, _checked_design, _chunked, _unframed
+from .mixed_input import (
+    _by_name,
+    _checked_design,
+    _chunked,
+    _unframed,
+    frame_of_labelled,
+)
 
 __all__ = ["Prediction", "predict_arrays", "predict_frame"]
 
@@ -72,6 +78,7 @@ class Prediction:
 
     def response(self, frame: Any) -> Any:
         """Return the response of a frame, NaN where values are missing."""
+        frame = _plain_frame(frame)
         if is_dask(frame):
             return _map_frame(self._response, frame)
         return self._response(frame)
@@ -84,19 +91,36 @@ class Prediction:
         return found
 
     def rows(self, X: Any, groups: Any, Z: Any) -> Rows:
-        """Return rows in memory, without a response."""
+        """Return rows in memory, without a response.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For lazy rows, lengths that differ, and frames with missing values.
+        """
+        X = _plain_frame(X)
         if is_dask(X):
             raise TypeError(
                 "this needs rows in memory; compute them, or some of them, first."
             )
         if isinstance(self.front, FormulaFront):
             found: Rows = self.front.rows(X, response=False)
+            if len(found) != len(X):
+                raise ValueError(
+                    f"{len(X) - len(found)} rows have missing values; drop them first."
+                )
             return found
         X = np.asarray(X)
         labels, designs = self.named(groups, Z)
         missing = [f.name for f in self.front.factors if f.name not in labels]
         if missing:
             raise ValueError(f"groups must name {', '.join(map(repr, missing))}.")
+        for name, value in (*labels.items(), *designs.items()):
+            if len(value) != len(X):
+                raise ValueError(
+                    f"{name!r} has {len(value)} labels or rows of Z for {len(X)} rows "
+                    "of X."
+                )
         made: Rows = self.front.rows(
             X,
             None,
@@ -137,6 +161,11 @@ class Prediction:
                     "effects; give the columns that they multiply as Z."
                 )
         return labels, designs
+
+
+def _plain_frame(data: Any) -> Any:
+    """Return the rows of a Dataset as a frame; anything else as it is."""
+    return frame_of_labelled(data) if hasattr(data, "data_vars") else data
 
 
 def _times(columns: Columns, beta: Array) -> Array:
@@ -206,10 +235,7 @@ def predict_arrays(prediction: Prediction, X: Any, groups: Any, Z: Any) -> Any:
 
 def predict_frame(prediction: Prediction, frame: Any) -> Any:
     """Predict from a frame, lazily where it is lazy."""
-    if is_labelled(frame) or hasattr(frame, "to_dask_dataframe"):
-        from .mixed_input import _frame_of_labelled
-
-        frame = _frame_of_labelled(frame)
+    frame = _plain_frame(frame)
     if not hasattr(frame, "columns"):
         raise TypeError(
             "with a formula, predict takes a DataFrame of pandas or Dask, got "

@@ -108,7 +108,6 @@ class Gathered:
     layout : Layout
     route : {"memory", "partial groups", "rows by key"}
         How the rows of a group came together.
-    n_rows : int
     """
 
     table: Any
@@ -175,11 +174,10 @@ def factorized(labels: Array) -> tuple[Array, Array]:
     """Return sorted labels, and the place of each row's among them."""
     if labels.dtype.kind in "iu" and len(labels):
         least, most = int(labels.min()), int(labels.max())
-        if (
-            most - least < 4 * len(labels) and most < 2**62
-        ):  # a table is faster than a sort
+        if most - least < 4 * len(labels) and -(2**62) < least and most < 2**62:
+            # a table is faster than a sort; small integers must not overflow
             seen = np.zeros(most - least + 1, dtype=bool)
-            shifted = labels - labels.dtype.type(least)
+            shifted = labels.astype(np.int64) - least
             seen[shifted] = True
             place = np.cumsum(seen, dtype=np.int64) - 1
             known = (np.flatnonzero(seen) + least).astype(labels.dtype)

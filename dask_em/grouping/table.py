@@ -128,14 +128,13 @@ class GroupTable:
         if len(labels) == len(whole):
             return whole[np.argsort(whole.labels, kind="stable")]
         codes = codes.ravel()
-        m, n = len(labels), len(whole)
+        m = len(labels)
         sizes = np.bincount(codes, whole.sizes, minlength=m)
         gram = np.zeros((m, whole.gram.shape[1]))
         np.add.at(gram, codes, whole.gram)
         cross = np.zeros((m, *whole.cross.shape[1:]))
         np.add.at(cross, codes, whole.cross)
         owners = np.repeat(codes, np.diff(whole.indptr))
-        assert n >= m
         width = int(whole.columns.max(initial=0)) + 1
         cells, at = np.unique(
             owners.astype(np.int64) * width + whole.columns, return_inverse=True

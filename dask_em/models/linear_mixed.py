@@ -237,8 +237,19 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
 
     def survey(self, block: Block) -> GroupSummary:
         """Count."""
-        table: GroupTable = block.X
-        return GroupSummary(len(table), float(table.sizes.sum()))
+        return GroupSummary.of(block.X)
+
+    def adopt(self, params: MixedParams, summary: Any) -> MixedParams:
+        """Check that parameters found elsewhere are of this structure."""
+        s = self.structure
+        n = s.n_coupled + s.n_fixed
+        shapes = np.shape(params.theta), np.shape(params.mean), np.shape(params.cov)
+        if shapes != ((s.n_theta,), (n,), (n, n)):
+            raise ValueError(
+                "the parameters to start from are those of another mixed model; start "
+                "from ones with the same fixed effects, random terms and factors."
+            )
+        return params
 
     def start(
         self,
@@ -457,14 +468,31 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
 
 @dataclasses.dataclass(frozen=True)
 class GroupSummary:
-    """How many groups there are, and how many observations in them."""
+    """How many groups there are, how many observations, and a sum of squares."""
 
     n_rows: int
     weight: float
+    squares: float
+
+    @classmethod
+    def of(cls, table: GroupTable) -> GroupSummary:
+        """Survey a table."""
+        arrays = (table.sizes, table.gram, table.cross, table.couplings)
+        squares = sum(float(np.vdot(a, a)) for a in arrays)
+        return cls(len(table), float(table.sizes.sum()), squares)
 
     def __add__(self, other: GroupSummary) -> GroupSummary:
         """Return the sums."""
-        return GroupSummary(self.n_rows + other.n_rows, self.weight + other.weight)
+        return GroupSummary(
+            self.n_rows + other.n_rows,
+            self.weight + other.weight,
+            self.squares + other.squares,
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, float]:
+        """What tells the groups of other data from these."""
+        return dataclasses.asdict(self)
 
 
 def group_sums(

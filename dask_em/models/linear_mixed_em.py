@@ -89,7 +89,7 @@ class LinearMixedModelEM(Model[MixedParams, SurrogateStats]):
 
     def survey(self, block: Block) -> GroupSummary:
         """Count."""
-        return GroupSummary(len(block.X), float(block.X.sizes.sum()))
+        return GroupSummary.of(block.X)
 
     def start(
         self,
@@ -176,6 +176,14 @@ class LinearMixedModelEM(Model[MixedParams, SurrogateStats]):
             known = cho_factor(Q[:c, :c], lower=True)
             cov[:c, :c] = params.sigma2 * cho_solve(known, np.eye(c))
         return mean, cov
+
+    def complete(self, params: MixedParams, stats: SurrogateStats) -> MixedParams:
+        """Fill in the covariance of the fixed effects, which ML has no posterior of."""
+        if self.reml:
+            return params
+        full = dataclasses.replace(self, reml=True)
+        _, cov = full._shared(params, stats)
+        return dataclasses.replace(params, cov=cov / params.sigma2)
 
     def _squares(self, mean: Array, cov: Array, stats: SurrogateStats) -> Array:
         """Return the sum of E[b b'] of the inner factor."""

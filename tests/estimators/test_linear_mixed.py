@@ -918,3 +918,103 @@ def test_the_higher_of_two_maxima_is_found(monkeypatch):
     one = LinearMixedModel(method="ml").fit(x, y, groups=g, Z=z)
     assert one.converged_ and both.converged_
     assert one.deviance_ > both.deviance_ + 1
+
+
+# -------------------------------------------------------- found by hostile readers
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint8])
+def test_labels_of_small_integers_do_not_overflow(dtype):
+    """The span of the labels exceeds what their type holds."""
+    info = np.iinfo(dtype)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(info.min, info.max, 40_000, endpoint=True).astype(dtype)
+    if dtype is np.int16:
+        labels = (labels // 8 * 8).astype(dtype)
+    x = rng.normal(size=(len(labels), 1))
+    y = x[:, 0] + rng.normal(size=len(labels))
+    model = LinearMixedModel().fit(x, y, groups=labels)
+    assert model.n_groups_ == {"group": len(np.unique(labels))}
+    assert model.deviance_ == pytest.approx(
+        LinearMixedModel().fit(x, y, groups=labels.astype(np.int64)).deviance_
+    )
+
+
+def test_labels_do_not_depend_on_other_rows(frame):
+    odd = frame.assign(a=np.where(frame.x > 0, "p\\q", "r"), b=frame.g % 3)
+    odd.loc[odd.index[-5:], "a"] = "s:t"
+    model = LinearMixedModel("y ~ x + (1 | a:b)").fit(odd)
+    np.testing.assert_allclose(model.predict(odd)[:40], model.predict(odd.iloc[:40]))
+
+
+def test_blas_has_its_threads_back_after_fits_at_once():
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import threadpool_info
+
+    def threads():
+        return sorted(
+            pool["num_threads"]
+            for pool in threadpool_info()
+            if pool["user_api"] == "blas"
+        )
+
+    LinearMixedModel().fit(X, Y, groups=G)
+    before = threads()
+    with ThreadPoolExecutor(3) as pool:
+        fits = [
+            pool.submit(LinearMixedModel().fit, X, Y_CROSSED, groups={"g": G, "h": H})
+            for _ in range(9)
+        ]
+        assert all(fit.result().converged_ for fit in fits)
+    assert threads() == before
+
+
+def test_errors_of_estimates_after_an_early_end():
+    """Maximum likelihood has no posterior of the fixed effects, yet a covariance."""
+    how = {"method": "ml", "schedule": "bounded_staleness", "shards": 4}
+    with pytest.warns(ConvergenceWarning):
+        early = LinearMixedModel(max_iter=3, **how).fit(X, Y, groups=G)
+    assert early.result_.status == "max_iter"
+    late = LinearMixedModel(**how).fit(X, Y, groups=G)
+    np.testing.assert_allclose(
+        early.inference()["std_error"], late.inference()["std_error"], rtol=0.3
+    )
+    with pytest.warns(ConvergenceWarning):
+        crossed = LinearMixedModel(max_iter=3, **how)
+        crossed.fit(X, Y_CROSSED, groups={"g": G, "h": H})
+    assert np.isfinite(crossed.predict(X, groups={"g": G, "h": H})).all()
+
+
+def test_checkpoints_of_other_groups_are_refused(tmp_path):
+    place = str(tmp_path / "fit")
+    LinearMixedModel(checkpoint=place).fit(X, Y, groups={"g": G, "h": H})
+    for other in ({"g": G, "h": G % 5}, {"g": G}, {"g": np.roll(G, 1), "h": H}):
+        with pytest.raises(ValueError, match="another fit"):
+            LinearMixedModel(checkpoint=place, resume=True).fit(X, Y, groups=other)
+
+
+def test_a_named_series_of_groups_with_columns(slopes):
+    pd = pytest.importorskip("pandas")
+    model = LinearMixedModel().fit(X, Y, groups=pd.Series(G, name="school"), Z=Z)
+    assert list(model.n_groups_) == ["school"]
+    assert model.deviance_ == pytest.approx(slopes.deviance_, abs=1e-9)
+
+
+def test_residuals_of_a_column(slopes):
+    column = slopes.residuals(X, Y[:, None], groups=G, Z=Z)
+    np.testing.assert_array_equal(column, slopes.residuals(X, Y, groups=G, Z=Z))
+    with pytest.raises(ValueError, match="values for"):
+        slopes.residuals(X, Y[:-1], groups=G, Z=Z)
+
+
+def test_score_with_weights_and_missing_values(frame):
+    model = LinearMixedModel("y ~ x + (1 | g)").fit(frame)
+    gaps = frame.assign(x=frame.x.where(frame.index % 7 != 0))
+    whole = gaps.x.notna().to_numpy()
+    weights = np.linspace(0.5, 2.0, len(frame))
+    assert model.score(gaps, sample_weight=weights) == pytest.approx(
+        model.score(frame[whole], sample_weight=weights[whole])
+    )
+    with pytest.raises(ValueError, match="missing values"):
+        model.simulate(gaps)
