@@ -53,12 +53,12 @@ def gathered_once(design: Any) -> tuple[Gathered, Structure, float]:
     factor = Factor("group", tuple(f"z{i}" for i in range(q)), (q,))
     began = time.perf_counter()
     names = [f"x{i}" for i in range(p)]
-    survey = survey_rows(rows, names, (factor,), n_threads=1)
+    survey = survey_rows(rows, names, (factor,), threads=1)
     basis = Basis.of(survey, names, (factor,))
     layout = Layout(0, (), (), (0,))
     m = int(design.groups.max()) + 1
     codes = design.groups
-    table, totals = cross(rows, basis, layout, np.arange(m), codes, [None], n_threads=1)
+    table, totals = cross(rows, basis, layout, np.arange(m), codes, [None], threads=1)
     seconds = time.perf_counter() - began
     gathered = Gathered(table, totals, basis, layout, "memory")
     return gathered, Structure(factor, m, (), (), p), seconds

@@ -320,10 +320,17 @@ class Fit:
 
         if schedule.mixes and self.model.one_version:
             # most of the way by steps that mix versions, the rest by ones that do not
+            mixable = self.model.mixable()
+            if mixable.one_version:
+                raise ValueError(
+                    f"{type(self.model).__name__} wants statistics of one version, "
+                    f"which {schedule!r} mixes; use schedule='synchronous', or define "
+                    "mixable()."
+                )
             coarse = dataclasses.replace(
                 stopping, tol=max(stopping.tol, COARSE), step_tol=None
             )
-            result = await climb(self.model.mixable(), params, schedule, coarse)
+            result = await climb(mixable, params, schedule, coarse)
             left = stopping.max_iter - math.ceil(result.effective_passes)
             if result.converged and left > 0:
                 fine = dataclasses.replace(stopping, max_iter=left)

@@ -364,3 +364,16 @@ def test_unknown_accelerations_in_fit_em():
         fit_em(Packed(), ROWS, acceleration="warp", transport=Local(1))
     with pytest.raises(TypeError, match="acceleration must be a name"):
         fit_em(Packed(), ROWS, acceleration=1, transport=Local(1))
+
+
+class OneVersion(Halfway):
+    """Whose statistics must not be mixed, and nobody stands in for it."""
+
+    @property
+    def one_version(self):
+        return True
+
+
+def test_statistics_of_one_version_are_not_mixed():
+    with pytest.raises(ValueError, match=r"OneVersion wants .* define mixable"):
+        fit_em(OneVersion(), ROWS, schedule="fraction_barrier", transport=Local(1))

@@ -11,9 +11,10 @@ import numpy as np
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..kernels.threads import n_threads
 from ..labels import Labels, is_labelled, unwrap
 from ..sharding import array_of_frame, is_dask
-from .tiles import n_threads, over_tiles
+from .tiles import over_tiles
 
 __all__ = ["Table"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import psutil
 
 from ..kernels.grouped import counting_sort
+from ..kernels.threads import n_threads
 from .basis import Basis
 from .gather import Gathered, Layout, Route, check_weights, cross, factorized
 from .rows import Factor, Rows, bucket_of
@@ -121,7 +121,7 @@ class _Cross:
         all_codes: list[Any] = [None] * len(rows.factors)
         for f, levels in zip(layout.outer, layout.levels, strict=True):
             all_codes[f] = np.searchsorted(levels, rows.factors[f].labels)
-        return cross(rows, self.basis, layout, labels, codes, all_codes, n_threads=1)
+        return cross(rows, self.basis, layout, labels, codes, all_codes, threads=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _capacity() -> tuple[float, int]:
     threads = sum(int(worker["nthreads"]) for worker in info)
     return (
         memory or float(psutil.virtual_memory().total),
-        threads or len(os.sched_getaffinity(0)),
+        threads or n_threads(),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -11,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.blas import one_thread
 from ..kernels.grouped import counting_sort, scatter_groups, scatter_pairs
+from ..kernels.threads import n_threads, one_blas_thread
 from .basis import Basis
 from .rows import Factor, Rows
 from .survey import Survey
@@ -126,10 +125,10 @@ def survey_rows(
     rows: Rows,
     names: Sequence[str],
     factors: Sequence[Factor],
-    n_threads: int | None = None,
+    threads: int | None = None,
 ) -> Survey:
     """Survey rows in memory, on threads."""
-    parts = _ranges(len(rows), n_threads)
+    parts = _ranges(len(rows), threads)
     with ThreadPoolExecutor(len(parts)) as pool:
         surveys = list(
             pool.map(
@@ -140,9 +139,9 @@ def survey_rows(
     return surveys[0].merge(surveys[1:])
 
 
-def _ranges(n: int, n_threads: int | None) -> list[slice]:
+def _ranges(n: int, wanted: int | None) -> list[slice]:
     """Cut rows into a range for each thread."""
-    cores = n_threads or len(os.sched_getaffinity(0))
+    cores = wanted or n_threads()
     k = max(1, min(cores, n // TILE))
     return [slice(n * i // k, n * (i + 1) // k) for i in range(k)]
 
@@ -159,7 +158,7 @@ def gather_memory(
         Of the fixed effects.
     factors : sequence of Factor
     """
-    with one_thread():  # there are threads enough
+    with one_blas_thread():  # there are threads enough
         survey = survey_rows(rows, names, factors)
         basis = Basis.of(survey, names, factors)
         labels, codes = zip(*(factorized(f.labels) for f in rows.factors), strict=True)
@@ -193,7 +192,7 @@ def cross(
     labels: Array,
     codes: Array,
     all_codes: Sequence[Array],
-    n_threads: int | None = None,
+    threads: int | None = None,
 ) -> tuple[GroupTable, Totals]:
     """Sum up rows by group.
 
@@ -207,7 +206,7 @@ def cross(
         The groups of the rows.
     all_codes : sequence of array of shape (n,)
         By factor, places among `layout.levels`; the inner factor's are not used.
-    n_threads : int, optional
+    threads : int, optional
     """
     m, q = len(labels), basis.random_maps[layout.inner].shape[0]
     p = len(basis.map)
@@ -232,7 +231,7 @@ def cross(
             products += W.T @ W
         return products
 
-    parts = _ranges(len(rows), n_threads)
+    parts = _ranges(len(rows), threads)
     bounds = np.searchsorted(starts, [part.start for part in parts])
     bounds[0] = 0
     ranges = [

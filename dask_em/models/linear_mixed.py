@@ -13,8 +13,8 @@ from scipy.linalg import lapack, solve_triangular
 from ..acceleration import Acceleration, Anderson
 from ..grouping.rows import Factor
 from ..grouping.table import GroupTable, Totals
-from ..kernels.blas import one_thread
 from ..kernels.grouped import sum_groups
+from ..kernels.threads import one_blas_thread
 from ..model import Block, MapReduce, Model
 from ..statistics import Statistics
 
@@ -294,7 +294,7 @@ class LinearMixedModelECME(Model[MixedParams, MixedStats]):
         memo = self.__dict__.get("_memo")
         if memo is None or memo[0] is not stats:
             small = self.structure.n_coupled < LARGE
-            with one_thread() if small else nullcontext():
+            with one_blas_thread() if small else nullcontext():
                 memo = stats, self._posterior(params, stats)
             self.__dict__["_memo"] = memo
         found: Posterior = memo[1]

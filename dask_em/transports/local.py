@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..kernels.threads import n_threads
 from ..model import Model
 from ..schedules.base import check_integer
 from ..sharding import Data, Piece, Shard, cut
@@ -68,9 +68,8 @@ class Local(Transport):
 
     async def open(self, data: Data, n_shards: int | None) -> list[Piece]:
         """Cut the data into views and start the threads."""
-        cores = len(os.sched_getaffinity(0)) if _HAS_AFFINITY else os.cpu_count() or 1
         small = data.n_rows * data.n_features <= _SMALL
-        n_workers = self.n_workers or (1 if small else cores)
+        n_workers = self.n_workers or (1 if small else n_threads())
         self._names = tuple(f"thread-{i}" for i in range(n_workers))
         self._pools = {name: ThreadPoolExecutor(1, name) for name in self._names}
         self._loop = asyncio.get_running_loop()
@@ -199,6 +198,3 @@ class Local(Transport):
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
         self._blocks, self._shards, self._local = [], [], {}
-
-
-_HAS_AFFINITY = hasattr(os, "sched_getaffinity")
