@@ -164,6 +164,7 @@ class Futures(Transport):
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._background: set[asyncio.Task[Any]] = set()
         self._in_flight: dict[tuple[int, str], _Flight] = {}
+        self._fetching: dict[Any, asyncio.Task[Any]] = {}
         self._params: dict[int, Any] = {}
         self._model_held: Any = None
         self._serial = itertools.count()
@@ -579,7 +580,7 @@ class Futures(Transport):
                     logger.info("asking again for pieces of %s: %r", owner, error)
                     await self._restore(indices)
                 finally:
-                    future.release()
+                    self._release(future)
             for index, result in zip(indices, found, strict=True):
                 results[index] = result
 
@@ -622,10 +623,16 @@ class Futures(Transport):
         The client fetches many results at once; one worker that does not answer
         must not hold back those of the others.
         """
-        if future.status != "finished":
-            return await future
+        if future.status != "finished":  # it got lost again, and is being recomputed
+            await _all_done([future])
         key = future.key
-        fetching = {asyncio.ensure_future(_value_of(future))}
+        # Never cancelled: those who gather at the same time share one request of the
+        # client, which would be cancelled for all of them, and if it has not yet gone
+        # out, for all later ones as well.
+        together = asyncio.ensure_future(_value_of(future))
+        self._fetching[key] = together
+        together.add_done_callback(lambda task: self._arrived(key, task))
+        fetching = {together}
         try:
             done, _ = await asyncio.wait(fetching, timeout=_HUNG)
             if not done:
@@ -636,9 +643,21 @@ class Futures(Transport):
                 )
             return done.pop().result()
         finally:
-            for task in fetching:
+            for task in fetching - {together}:
                 task.add_done_callback(_seen)
                 task.cancel()
+
+    def _arrived(self, key: Any, task: asyncio.Task[Any]) -> None:
+        _seen(task)
+        self._fetching.pop(key, None)
+
+    def _release(self, future: Any) -> None:
+        """Let go of a task's result, once nobody is about to fetch it."""
+        fetching = self._fetching.get(future.key)
+        if fetching is None:
+            future.release()
+        else:
+            fetching.add_done_callback(lambda _: future.release())
 
     @property
     def _replaceable(self) -> bool:
@@ -754,7 +773,7 @@ class Futures(Transport):
             event = Failure(e_step.shard, e_step.worker, error)
         finally:
             if flight.future is not None:
-                flight.future.release()
+                self._release(flight.future)
         self._in_flight.pop((e_step.shard, e_step.worker), None)
         self._forget_params()
         self._events.put_nowait(event)
@@ -950,7 +969,7 @@ class Futures(Transport):
         if flight is not None and flight.task is not None:
             flight.task.cancel()
             if flight.future is not None:
-                flight.future.release()
+                self._release(flight.future)
 
     def move(self, shard: int, src: str, dst: str) -> None:
         """Copy a shard's pieces to another worker, and let go of the originals."""
