@@ -243,7 +243,7 @@ class Fit:
                     best = dataclasses.replace(best, status=why, message=str(error))
                     break
             result = await self._maximise(params, init, best, point, began)
-            if best is None or _better(result, best):
+            if best is None or _better(self.model, result, best):
                 best = result
             if result.status in ("deadline", "interrupted"):
                 break
@@ -475,8 +475,11 @@ def _counted_on(
     return call
 
 
-def _better(a: EMResult[Any], b: EMResult[Any]) -> bool:
+def _better(model: Model[Any, Any], a: EMResult[Any], b: EMResult[Any]) -> bool:
     """Whether `a` is the better fit; one without an exact likelihood goes by F."""
+    sound = model.sound(a.params), model.sound(b.params)
+    if sound[0] != sound[1]:
+        return sound[0]
 
     def height(result: EMResult[Any]) -> float:
         known = result.log_likelihood
@@ -529,9 +532,10 @@ def check_summaries(
         rows = sum(s.n_nonfinite for s in summaries)
         chunks = sorted({part.chunk for piece in bad for part in piece.parts})
         named = ", ".join(map(str, chunks[:5])) + (", ..." if len(chunks) > 5 else "")
+        bad_columns = getattr(summaries[0], "named", "X")
         raise ValueError(
-            f"Input X contains NaN or infinity in {rows} rows, in or near chunk "
-            f"{named}; drop or impute them first."
+            f"Input {bad_columns} contains NaN or infinity in {rows} rows, in or near "
+            f"chunk {named}; drop or impute them first."
         )
     negative = sum(s.n_negative_weights for s in summaries)
     if negative:

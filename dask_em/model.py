@@ -348,6 +348,14 @@ class Model(ABC, Generic[P, S]):
         """Fill in what final parameters and statistics computed at them determine."""
         return params
 
+    def sound(self, params: P) -> bool:
+        """Whether this is a fit to keep; of several starts, the best such one wins.
+
+        For models whose likelihood grows without bound where a part of them collapses
+        onto a few rows.
+        """
+        return True
+
     def gain(self, params: P, change: S) -> float:
         """Return by how much the bound at `params` changes with the statistics."""
         return self.lower_bound(params, change) - self.lower_bound(

@@ -1,0 +1,1 @@
+"""Mixtures of experts: a softmax gate and one expert per component."""

@@ -1,0 +1,144 @@
+"""What goes into a reduction and what comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LocalFit", "Reduced", "Reduction", "central", "finite"]
+
+Array = NDArray[np.float64]
+P = TypeVar("P")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """How local fits are made one.
+
+    Parameters
+    ----------
+    gate : {"matched", "transport"}
+        How a mixture of experts gets its gate: from the coefficients of the local
+        gates, after components were matched, or from the masses of the transport
+        plan (Chamroukhi and Pham, 2023).
+    n_support : int
+        Rows at which the experts are compared.
+    robust : bool
+        Whether fits far from the others are left out.
+    tol : float
+        Relative fall of the objective that ends the iteration.
+    max_iter : int
+    """
+
+    gate: Literal["matched", "transport"] = "matched"
+    n_support: int = 2000
+    robust: bool = False
+    tol: float = 1e-10
+    max_iter: int = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalFit(Generic[P]):
+    """A mixture fitted to the rows of one place.
+
+    Attributes
+    ----------
+    params : P
+    weight : float
+        Of the rows.
+    stats : Statistics or None
+        Computed at `params`: how sure the fit is of them.
+    n_iter : int
+        Passes over its rows.
+    log_likelihood : float
+    seconds : float
+    """
+
+    params: P
+    weight: float
+    stats: Any = None
+    n_iter: int = 0
+    log_likelihood: float = float("nan")
+    seconds: float = float("nan")
+
+    @property
+    def nbytes(self) -> int:
+        """Size of what is sent, in bytes."""
+        own = sum(
+            np.asarray(getattr(self.params, f.name)).nbytes
+            for f in dataclasses.fields(self.params)  # type: ignore[arg-type]
+        )
+        return int(own + (0 if self.stats is None else self.stats.nbytes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduced(Generic[P]):
+    """One mixture made of several.
+
+    Attributes
+    ----------
+    params : P
+    objective : array of shape (n_iter + 1,)
+        The transportation divergence, which never rises.
+    kept : tuple of int
+        Fits that went into it.
+    matching : array of shape (n_kept, K) or None
+        Component of the result that each component of a fit went to most, where all
+        have as many.
+    """
+
+    params: P
+    objective: Array
+    kept: tuple[int, ...]
+    matching: Any = None
+
+
+#: Distances from the centre, in median absolute deviations above the median, that
+#: count as far.
+_FAR = 6.0
+
+
+def central(distances: Array) -> tuple[int, ...]:
+    """Return which of several fits are not far from the one in their middle.
+
+    The middle one has the least median distance to the others; and those are kept
+    whose distance to it is not far above the median, in the manner of the
+    distance-filtered reduction of Zhang, Tan and Chen (2024), but with the threshold
+    set by the spread of the distances.
+
+    Parameters
+    ----------
+    distances : array of shape (M, M)
+
+    Returns
+    -------
+    tuple of int
+        In increasing order.
+    """
+    m = len(distances)
+    if m <= 2:
+        return tuple(range(m))
+    off = distances + np.diag(np.full(m, np.nan))
+    centre = int(np.argmin(np.nanmedian(off, axis=1)))
+    others = np.delete(distances[centre], centre)
+    middle = float(np.median(others))
+    spread = 1.4826 * float(np.median(np.abs(others - middle)))
+    # fits that agree to the last digits are not to part ways over rounding
+    limit = middle + _FAR * spread + 0.1 * middle
+    return tuple(i for i in range(m) if i == centre or distances[centre, i] <= limit)
+
+
+def finite(fits: Sequence[LocalFit[Any]]) -> tuple[int, ...]:
+    """Return which fits have finite parameters and a positive weight."""
+
+    def usable(fit: LocalFit[Any]) -> bool:
+        return fit.weight > 0 and all(
+            np.isfinite(np.asarray(getattr(fit.params, f.name))).all()
+            for f in dataclasses.fields(fit.params)
+        )
+
+    return tuple(i for i, fit in enumerate(fits) if usable(fit))
