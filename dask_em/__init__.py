@@ -13,10 +13,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import datasets
+    from .estimators.experts_classifier import MixtureOfExpertsClassifier
+    from .estimators.experts_regressor import MixtureOfExpertsRegressor
     from .estimators.gaussian_mixture import GaussianMixture
     from .estimators.linear_mixed import LinearMixedModel
     from .fit import fit_em
     from .model import Block, Model
+    from .reduction.mixtures import reduce_mixture
     from .result import EMResult
     from .statistics import Statistics
     from .versions import show_versions
@@ -26,10 +29,13 @@ __all__ = [
     "EMResult",
     "GaussianMixture",
     "LinearMixedModel",
+    "MixtureOfExpertsClassifier",
+    "MixtureOfExpertsRegressor",
     "Model",
     "Statistics",
     "datasets",
     "fit_em",
+    "reduce_mixture",
     "show_versions",
 ]
 
@@ -38,10 +44,13 @@ _WHERE = {
     "EMResult": ".result",
     "GaussianMixture": ".estimators.gaussian_mixture",
     "LinearMixedModel": ".estimators.linear_mixed",
+    "MixtureOfExpertsClassifier": ".estimators.experts_classifier",
+    "MixtureOfExpertsRegressor": ".estimators.experts_regressor",
     "Model": ".model",
     "Statistics": ".statistics",
     "datasets": ".datasets",
     "fit_em": ".fit",
+    "reduce_mixture": ".reduction.mixtures",
     "show_versions": ".versions",
 }
 

@@ -18,8 +18,10 @@ from .acceleration import Acceleration, named_acceleration
 from .assignment import Assignment
 from .checkpoint import Checkpoint, Checkpointer, fingerprint_of
 from .drivers.managed import Control, ManagedRun, Progress
+from .drivers.one_shot import Evaluate, FitAlone
 from .model import Block, Model, Summary, e_step_of
-from .result import EMResult, Status
+from .reduction.base import LocalFit, Reduced
+from .result import EMResult, Status, TraceLog
 from .sampling import SAMPLE_ROWS, canonical, draw, merge
 from .schedules import BoundedStaleness, Schedule, Synchronous, named_schedule
 from .schedules.base import check_integer
@@ -72,6 +74,8 @@ class Fit:
     verbose_interval: int = 10
     callback: Callable[[Progress[Any]], bool | None] | None = None
     acceleration: Acceleration | str | None = "auto"
+    strategy: str = "em"
+    n_polish: int | None = None
     control: Control = dataclasses.field(default_factory=Control)
 
     async def run(self) -> EMResult[Any]:
@@ -96,7 +100,9 @@ class Fit:
     async def _open(self) -> Checkpoint | None:
         """Get everything ready that all starts share."""
         wanted = None if self.shards == "auto" else int(self.shards)
-        self._pieces = await self.transport.open(self.data, wanted)
+        self._pieces = await self.transport.open(
+            self.data, wanted, one_each=self.strategy != "em"
+        )
         self._calls = 0
         summaries = await self._map(_Survey(self.model))
         check_summaries(summaries, self._pieces, self.data.n_features)
@@ -224,6 +230,7 @@ class Fit:
         seeds = np.random.SeedSequence(self.seed).spawn(self.n_init)
         first = point.init if point else 0
         for init in range(first, max(self.n_init, first + 1)):
+            resumed = point is not None and init == point.init
             if point is not None and init == point.init:
                 params = self.model.adopt(point.params, self._summary)
             elif self.start is not None:
@@ -242,7 +249,10 @@ class Fit:
                         why = "deadline"
                     best = dataclasses.replace(best, status=why, message=str(error))
                     break
-            result = await self._maximise(params, init, best, point, began)
+            if self.strategy == "em" or resumed:
+                result = await self._maximise(params, init, best, point, began)
+            else:
+                result = await self._in_one_shot(params, init, best, point, began)
             if best is None or _better(self.model, result, best):
                 best = result
             if result.status in ("deadline", "interrupted"):
@@ -257,7 +267,7 @@ class Fit:
             best.resumed_from = self._resumed_from
         return best
 
-    async def _maximise(
+    async def _in_one_shot(
         self,
         params: Any,
         init: int,
@@ -265,6 +275,94 @@ class Fit:
         point: Checkpoint | None,
         began: float,
     ) -> EMResult[Any]:
+        """Fit locally, reduce to one, and polish by passes over all rows."""
+        until = self.stopping
+        alone = FitAlone(self.model, params, until.tol, until.max_iter)
+        found = await self._in_time(self._map(alone), "the local fits were made")
+        fits: list[LocalFit[Any]] = [fit for local in found for fit in local]
+        if not any(fit.weight > 0 for fit in fits):
+            raise ValueError(
+                f"none of {len(fits)} local fits succeeded; use fewer shards, or "
+                "strategy='em'."
+            )
+        rng = np.random.default_rng([self.seed, init])
+        started = time.perf_counter()
+        reduced: Reduced[Any] = await self._in_time(
+            asyncio.to_thread(self.model.reduce, fits, self._sample, rng),
+            "the local fits were reduced",
+        )
+        report = {
+            "local_fits": len(fits),
+            "kept": len(reduced.kept),
+            "nbytes": sum(fit.nbytes for fit in fits),
+            "local_passes": max(fit.n_iter for fit in fits),
+            "local_seconds": max(fit.seconds for fit in fits if fit.weight > 0),
+            "reduction_seconds": time.perf_counter() - started,
+            "objective": float(reduced.objective[-1]),
+            "reduction_steps": len(reduced.objective) - 1,
+        }
+        rows = sum(fit.weight for fit in fits)
+        passes = sum(fit.n_iter * fit.weight for fit in fits) / rows
+        if self.strategy == "one_shot":
+            stats = await self._in_time(
+                self._mapreduce(Evaluate(self.model, reduced.params)),
+                "the likelihood was computed",
+            )
+            value = float(self.model.lower_bound(reduced.params, stats))
+            converged = all(fit.converged for fit in fits if fit.weight > 0)
+            result: EMResult[Any] = EMResult(
+                params=self.model.complete(reduced.params, stats),
+                status="converged" if converged else "max_iter",
+                message=f"the reduction of {len(reduced.kept)} local fits",
+                lower_bound=value,
+                log_likelihood=value,
+                weight=self._summary.weight,
+                n_m_steps=1,
+                n_e_steps=len(self._pieces),
+                effective_passes=passes + 1,
+                resumed_from=None,
+                trace=TraceLog(len(self._pieces)).trace(),
+                settings=self._settings("None", len(self._pieces), None),
+            )
+        else:
+            result = await self._maximise(
+                reduced.params, init, best, point, began, self.n_polish
+            )
+            result = dataclasses.replace(
+                result, effective_passes=result.effective_passes + passes
+            )
+        settings = {**result.settings, "n_polish": self.n_polish, "one_shot": report}
+        return dataclasses.replace(result, settings=settings)
+
+    def _settings(
+        self, schedule: str, n_shards: int, acceleration: Acceleration | None
+    ) -> dict[str, Any]:
+        """Return what a result says of how it came about."""
+        return {
+            "model": type(self.model).__name__,
+            **_scalars(self.model),
+            "strategy": self.strategy,
+            "schedule": schedule,
+            "transport": repr(self.transport),
+            "shards": n_shards,
+            "workers": len(self.transport.workers),
+            "hand_out": self.hand_out,
+            "acceleration": repr(acceleration),
+            "tol": self.stopping.tol,
+            "max_iter": self.stopping.max_iter,
+            "seed": self.seed,
+        }
+
+    async def _maximise(
+        self,
+        params: Any,
+        init: int,
+        best: EMResult[Any] | None,
+        point: Checkpoint | None,
+        began: float,
+        n_passes: int | None = None,
+    ) -> EMResult[Any]:
+        """Climb from some parameters, for some passes at most."""
         transport = self.transport
         if not dataclasses.is_dataclass(params):
             raise TypeError(
@@ -285,6 +383,8 @@ class Fit:
                 "acceleration=None."
             )
         stopping = self.stopping
+        if n_passes is not None:
+            stopping = dataclasses.replace(stopping, max_iter=n_passes)
         if point is not None and init == point.init:
             left = stopping.max_iter - int(point.effective_passes)
             stopping = dataclasses.replace(stopping, max_iter=max(left, 1))
@@ -353,20 +453,8 @@ class Fit:
                 result.params,
             )
             await transport.consult(lambda: self._save(progress, init, best, point))
-        settings = {
-            "model": type(self.model).__name__,
-            "schedule": repr(schedule),
-            "transport": repr(transport),
-            "shards": len(shards),
-            "workers": len(transport.workers),
-            "hand_out": self.hand_out,
-            "acceleration": repr(
-                acceleration if self.model.one_version or not schedule.mixes else None
-            ),
-            "tol": self.stopping.tol,
-            "max_iter": self.stopping.max_iter,
-            "seed": self.seed,
-        }
+        used = acceleration if self.model.one_version or not schedule.mixes else None
+        settings = self._settings(repr(schedule), len(shards), used)
         if self.verbose:
             print(
                 f"Initialization {init}: {result.status}, {result.n_m_steps} M-steps, "
@@ -475,6 +563,15 @@ def _counted_on(
     return call
 
 
+def _scalars(model: Model[Any, Any]) -> dict[str, Any]:
+    """Return the settings of a model that are single values."""
+    if not dataclasses.is_dataclass(model):
+        return {}
+    found = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    plain = (str, int, float, bool)
+    return {name: value for name, value in found.items() if isinstance(value, plain)}
+
+
 def _better(model: Model[Any, Any], a: EMResult[Any], b: EMResult[Any]) -> bool:
     """Whether `a` is the better fit; one without an exact likelihood goes by F."""
     sound = model.sound(a.params), model.sound(b.params)
@@ -576,6 +673,8 @@ def fit_em(
     verbose: int = 0,
     verbose_interval: int = 10,
     callback: Callable[[Progress[P]], bool | None] | None = None,
+    strategy: str = "em",
+    n_polish: int | None = None,
 ) -> EMResult[P] | Awaitable[EMResult[P]]:
     r"""Fit a model by expectation-maximisation.
 
@@ -641,6 +740,13 @@ def fit_em(
         M-steps between two lines of output.
     callback : callable, optional
         Called with a `Progress` after every M-step; returning True ends the fit.
+    strategy : {"em", "one_shot", "one_shot+polish"}, default="em"
+        For models that define `Model.reduce`: EM on all rows; or EM on the rows of
+        each worker (of each shard, where `shards` is a number) and reduction of the
+        local fits to one; or that, followed by EM from there.
+    n_polish : int, optional
+        Passes at most after a reduction. The default is to go on until the fit has
+        converged.
 
     Returns
     -------
@@ -681,6 +787,7 @@ def fit_em(
     stopping = Stopping(tol, max_iter, deadline, step_tol)
     named_acceleration(acceleration, None)
     named_schedule(schedule, auto=Synchronous())
+    check_strategy(model, strategy, n_polish)
     channel = named_transport(transport)
     fit = Fit(
         model=model,
@@ -702,8 +809,25 @@ def fit_em(
         verbose_interval=verbose_interval,
         callback=callback,
         acceleration=acceleration,
+        strategy=strategy,
+        n_polish=n_polish,
     )
     return channel.drive(fit.run, fit.control.interrupt)
+
+
+def check_strategy(model: Model[Any, Any], strategy: Any, n_polish: Any) -> None:
+    """Raise for a strategy that there is not, or not for this model."""
+    if strategy not in ("em", "one_shot", "one_shot+polish"):
+        raise ValueError(
+            f"strategy must be 'em', 'one_shot' or 'one_shot+polish', got {strategy!r}."
+        )
+    if strategy != "em" and not model.reduces:
+        raise ValueError(
+            f"strategy={strategy!r} needs a reduction of local fits, which "
+            f"{type(model).__name__} does not define; use strategy='em'."
+        )
+    if n_polish is not None:
+        check_integer("n_polish", n_polish, 1)
 
 
 def _arrays(X: Any, y: Any, sample_weight: Any, dim: Any) -> tuple[Any, Any, Any]:

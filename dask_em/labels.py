@@ -128,7 +128,7 @@ class Labels:
             self._unstack(values), coords=self.coords, dims=(*self.dims, dim), name=name
         ).assign_coords({dim: np.arange(values.shape[1])})
 
-    def flatten(self, values: Any) -> Any:
+    def flatten(self, values: Any, name: str = "sample_weight") -> Any:
         """Bring something per sample, such as weights, into the order of the rows.
 
         Parameters
@@ -138,6 +138,8 @@ class Labels:
             that weights by latitude, say, need only the latitude. An array without
             labels has the shape of the samples, or (n_rows,) where that is no
             different.
+        name : str
+            What messages call it.
 
         Returns
         -------
@@ -149,14 +151,14 @@ class Labels:
             If dimensions, coordinates or shape are not those of the samples.
         """
         if is_labelled(values):
-            values = self._aligned(values)
+            values = self._aligned(values, name)
         elif not is_dask(values):
             values = np.asarray(values)
         if values.shape == (self.n_rows,) and self.chunks is None:
             return values
         if values.shape != self.shape:
             raise ValueError(
-                f"sample_weight must have the shape of the samples, {self.shape} for "
+                f"{name} must have the shape of the samples, {self.shape} for "
                 f"the dimensions {self.dims}, got {values.shape}; give it as a "
                 "DataArray with these dimensions."
             )
@@ -172,21 +174,21 @@ class Labels:
 
         return from_array(values, chunks=self.chunks)
 
-    def _aligned(self, values: Any) -> Any:
+    def _aligned(self, values: Any, name: str) -> Any:
         from xarray import Dataset, align
 
         strange = [d for d in values.dims if d not in self.dims]
         if strange:
             raise ValueError(
-                f"sample_weight has the dimensions {strange}, which are not sample "
+                f"{name} has the dimensions {strange}, which are not sample "
                 f"dimensions; those are {self.dims}. Reduce it over them."
             )
         try:
             align(Dataset(coords=self.coords), values, join="exact")
         except ValueError as error:
             raise ValueError(
-                "sample_weight and X have different coordinates; align them first, "
-                "for instance with sample_weight.reindex_like(X)."
+                f"{name} and X have different coordinates; align them first, for "
+                f"instance with {name}.reindex_like(X)."
             ) from error
         sizes = dict(zip(self.dims, self.shape, strict=True))
         return values.variable.set_dims(sizes).transpose(*self.dims).data

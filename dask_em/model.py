@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .acceleration import Acceleration
+from .reduction.base import LocalFit, Reduced
 from .statistics import Statistics
 
 __all__ = ["Block", "MapReduce", "Model", "Summary"]
@@ -339,6 +340,26 @@ class Model(ABC, Generic[P, S]):
     def packs(self) -> bool:
         """Whether parameters can be packed into a vector."""
         return type(self).pack is not Model.pack
+
+    def reduce(
+        self, fits: Sequence[LocalFit[P]], support: Block, rng: np.random.Generator
+    ) -> Reduced[P]:
+        """Return the one fit that is nearest to several local ones.
+
+        Parameters
+        ----------
+        fits : sequence of LocalFit
+            That began at the same parameters.
+        support : Block
+            Some rows at which they may be compared.
+        rng : numpy.random.Generator
+        """
+        raise NotImplementedError
+
+    @property
+    def reduces(self) -> bool:
+        """Whether local fits can be made one."""
+        return type(self).reduce is not Model.reduce
 
     def safe_step(self, params: P, stats: S) -> P:
         """Return an M-step that cannot lower the likelihood, where `m_step` might."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -64,23 +64,50 @@ class EMEstimator(CallbackSupportMixin, BaseEstimator):
             outcome = fit_em(
                 model,
                 table.X,
+                y=table.y,
                 sample_weight=table.sample_weight,
                 callback=passes,
                 **settings,
             )
+
+            def again(result: EMResult[Any]) -> Any:
+                changed = self._refitted(model, result)
+                if changed is None:
+                    return None
+                other, start = changed
+                return fit_em(
+                    other,
+                    table.X,
+                    y=table.y,
+                    sample_weight=table.sample_weight,
+                    callback=passes,
+                    **settings | {"start": start, "n_init": 1, "strategy": "em"},
+                )
+
             if inspect.isawaitable(outcome):
-                return self._adopt_later(outcome, table, passes, stack.pop_all())
-            return self._adopt(outcome, table, passes)
+                return self._adopt_later(outcome, again, table, passes, stack.pop_all())
+            return self._adopt(again(outcome) or outcome, table, passes)
+
+    def _refitted(
+        self, model: Model[Any, Any], result: EMResult[Any]
+    ) -> tuple[Model[Any, Any], Any] | None:
+        """Return another model that the fit is to go on with, and from where."""
+        return None
 
     async def _adopt_later(
         self,
         outcome: Awaitable[EMResult[Any]],
+        again: Callable[[EMResult[Any]], Any],
         table: Table,
         passes: Passes | None,
         stack: ExitStack,
     ) -> Self:
         with stack:
-            return self._adopt(await outcome, table, passes)
+            result = await outcome
+            further = again(result)
+            if further is not None:
+                result = await further
+            return self._adopt(result, table, passes)
 
     def _adopt(
         self, result: EMResult[Any], table: Table, passes: Passes | None
@@ -113,7 +140,8 @@ class EMEstimator(CallbackSupportMixin, BaseEstimator):
 
 def _warn(result: EMResult[Any], n_iter: int, advice: str) -> None:
     """Warn of a fit that ended before it had converged, unless on request."""
-    if result.status == "max_iter" and n_iter > 0:
+    polished = result.settings.get("n_polish") is not None  # as long as was asked for
+    if result.status == "max_iter" and n_iter > 0 and not polished:
         warnings.warn(advice, ConvergenceWarning, stacklevel=5)
     elif result.status == "deadline":
         warnings.warn(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import numpy as np
 from sklearn.base import DensityMixin
 
-from ..sharding import as_data
+from .sums import formula_of_sums
 from .table import Table
 
 __all__ = ["Density", "MixtureMixin"]
@@ -139,9 +137,8 @@ class MixtureMixin(DensityMixin):
             asynchronous.
         """
         table = Table.of(self, X, sample_weight)
-        return _from_likelihood(
-            table, self._density(), lambda total, weight: total / weight
-        )
+        scores = table.map(self._density().log_density, table.dtype)
+        return formula_of_sums(table, [scores], lambda weight, total: total / weight)
 
     def aic(self, X: Any) -> Any:
         """Return Akaike's information criterion for some rows; less is better.
@@ -158,8 +155,9 @@ class MixtureMixin(DensityMixin):
         """
         table, density = Table.of(self, X), self._density()
         penalty = 2 * density.n_parameters
-        return _from_likelihood(
-            table, density, lambda total, n_rows: penalty - 2 * total
+        scores = table.map(density.log_density, table.dtype)
+        return formula_of_sums(
+            table, [scores], lambda n_rows, total: penalty - 2 * total
         )
 
     def bic(self, X: Any) -> Any:
@@ -177,50 +175,7 @@ class MixtureMixin(DensityMixin):
         """
         table, density = Table.of(self, X), self._density()
         n = density.n_parameters
-        return _from_likelihood(
-            table, density, lambda total, n_rows: n * math.log(n_rows) - 2 * total
+        scores = table.map(density.log_density, table.dtype)
+        return formula_of_sums(
+            table, [scores], lambda n_rows, total: n * math.log(n_rows) - 2 * total
         )
-
-
-def _from_likelihood(
-    table: Table, density: Density, formula: Callable[[float, float], float]
-) -> float | Awaitable[float]:
-    """Compute a formula of the log-likelihood and the sum of the weights."""
-    scores = table.map(density.log_density, table.dtype).astype(np.float64)
-    if table.sample_weight is None:
-        ones = np.ones_like
-        weight = scores.map_blocks(ones) if table.lazy else ones(scores)
-    else:
-        weight = _checked_weight(table)
-    totals = (scores * weight).sum(), weight.sum(dtype=np.float64)
-    if not table.lazy:
-        return formula(*map(float, totals))
-    client = _asynchronous_client()
-    if client is None:
-        import dask
-
-        return formula(*map(float, dask.compute(*totals)))  # type: ignore[attr-defined]
-
-    async def later() -> float:
-        return formula(*map(float, await client.gather(client.compute(list(totals)))))
-
-    return later()
-
-
-def _checked_weight(table: Table) -> Any:
-    """Return the weights as a fit would see them."""
-    data: Any = as_data(table.X, None, table.sample_weight)
-    return data.arrays[2] if table.lazy else data.block.sample_weight
-
-
-def _asynchronous_client() -> Any:
-    """Return the current Dask client if it is one to be awaited."""
-    if "distributed" not in sys.modules:
-        return None
-    from distributed import get_client
-
-    try:
-        client = get_client()
-    except ValueError:
-        return None
-    return client if client.asynchronous else None

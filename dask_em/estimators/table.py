@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,10 @@ class Table:
     feature_names : array of str, or None
     labels : Labels or None
         Of labelled input.
+    y : array or dask array of shape (n_rows, ...), or None
+        Responses, with the chunks of X.
+    attributes : mapping
+        Further fitted attributes that come from the data themselves.
     """
 
     X: Any
@@ -38,6 +42,8 @@ class Table:
     n_features: int
     feature_names: Any
     labels: Labels | None
+    y: Any = None
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -104,6 +110,67 @@ class Table:
             labels=labels,
         )
 
+    def with_responses(self, y: Any) -> Table:
+        """Return the table with responses beside its rows.
+
+        Parameters
+        ----------
+        y : array-like of shape (n_rows, ...)
+            Of any kind that X may be; a labelled one is brought into the order of the
+            rows.
+
+        Raises
+        ------
+        ValueError
+            If it has another length, or is missing.
+        """
+        if y is None:
+            raise ValueError(
+                "This estimator requires y to be passed, but the target y is None; "
+                "call fit(X, y)."
+            )
+        if hasattr(y, "to_dask_array"):
+            y = array_of_frame(y)
+        elif self.labels is not None:
+            y = self.labels.flatten(y, name="y")
+        elif is_labelled(y):
+            y = y.data
+        elif not is_dask(y):
+            y = np.asarray(y)
+        if y.ndim not in (1, 2):
+            raise ValueError(
+                f"y must have the shape (n_samples,) or (n_samples, n_targets), got "
+                f"{y.ndim} dimensions."
+            )
+        n, wanted = y.shape[0], self.X.shape[0]
+        if n != wanted and n == n and wanted == wanted:  # unknown lengths are NaN
+            raise ValueError(
+                "Found input variables with inconsistent numbers of samples: X has "
+                f"{wanted} rows, y {n}; check how they were selected."
+            )
+        if self.lazy:
+            from dask.array import from_array
+
+            chunks = (self.X.chunks[0], *((c,) for c in y.shape[1:]))
+            if not is_dask(y):
+                y = from_array(y, chunks=chunks)
+            elif n == n and wanted == wanted:
+                y = y.rechunk(chunks)
+        elif is_dask(y):
+            raise ValueError(
+                "y is a Dask array but X is in memory; compute y, or turn X into a "
+                "Dask array with dask.array.from_array(X, chunks=...)."
+            )
+        return dataclasses.replace(self, y=y)
+
+    def without_responses(self) -> Table:
+        """Return the table as it was without responses."""
+        return dataclasses.replace(self, y=None)
+
+    def with_attributes(self, **attributes: Any) -> Table:
+        """Return the table with fitted attributes that come from it."""
+        return dataclasses.replace(self, attributes={**self.attributes, **attributes})
+
     @property
     def lazy(self) -> bool:
         """Whether the rows are a Dask array."""
@@ -122,7 +189,7 @@ class Table:
             columns["feature_names_in_"] = self.feature_names
         if self.labels is not None:
             columns["_features"] = self.labels.features
-        return columns
+        return {**columns, **self.attributes}
 
     def map(
         self,
@@ -135,7 +202,8 @@ class Table:
         Parameters
         ----------
         function : callable
-            From rows to a value per row, or to `n_columns` of them.
+            From rows, and their responses where the table has any, to a value per
+            row, or to `n_columns` of them.
         dtype : dtype
             Of the result.
         n_columns : int, optional
@@ -145,13 +213,18 @@ class Table:
         array or dask array of shape (n_rows,) or (n_rows, n_columns)
             Lazy where the rows are, and with the same chunks.
         """
+        arrays = (self.X,) if self.y is None else (self.X, self.y)
         if not self.lazy:
-            return over_tiles(function, self.X, n_threads())
+            return over_tiles(function, *arrays, n_threads=n_threads())
         import dask
+        from dask.array import map_blocks
 
         flat = n_columns is None
-        return self.X.map_blocks(
+        if len(arrays) == 2 and arrays[1].ndim == 1:  # chunks are paired by position
+            arrays = arrays[0], arrays[1][:, None]
+        return map_blocks(
             _apply,
+            *arrays,
             # in the graph once, not in every task
             function=dask.delayed(function, pure=True, traverse=False),  # type: ignore[attr-defined]
             drop_axis=1 if flat else None,
@@ -160,22 +233,85 @@ class Table:
             meta=np.empty((0,) if flat else (0, 0), dtype=dtype),
         )
 
-    def wrap(self, values: Any, name: str) -> Any:
-        """Give results per row the labels of the rows, if they have any."""
+    def reduce(self, function: Callable[[Any, Any, Any], Any]) -> Any:
+        """Add up a function of rows, responses and weights over all of them.
+
+        Parameters
+        ----------
+        function : callable
+            From arrays of rows, responses and weights to an array of fixed shape.
+
+        Returns
+        -------
+        array
+            Lazy data are computed.
+        """
+        n = self.X.shape[0]
+        weights = self.sample_weight
+        if not self.lazy:
+            w = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
+            return function(self.X, self.y, w)
+        import dask
+        from dask.array import from_array
+
+        if weights is not None:
+            chunks = (self.X.chunks[0],)
+            weights = (
+                weights.rechunk(chunks)
+                if is_dask(weights)
+                else from_array(np.asarray(weights), chunks=chunks)
+            )
+        columns = [self.X, self.y, weights]
+        parts = [
+            [None] * len(self.X.chunks[0])
+            if column is None
+            else column.to_delayed().ravel().tolist()
+            for column in columns
+        ]
+        one = dask.delayed(_reduced, pure=False)  # type: ignore[attr-defined]
+        send = dask.delayed(function, pure=True, traverse=False)  # type: ignore[attr-defined]
+        found = [one(send, *row) for row in zip(*parts, strict=True)]
+        while len(found) > 1:
+            found = [
+                dask.delayed(np.add)(*found[i : i + 2])  # type: ignore[attr-defined]
+                if i + 1 < len(found)
+                else found[i]
+                for i in range(0, len(found), 2)
+            ]
+        return dask.compute(found[0])[0]  # type: ignore[attr-defined]
+
+    def wrap(self, values: Any, name: str, dim: str = "component") -> Any:
+        """Give results per row the labels of the rows, if they have any.
+
+        Parameters
+        ----------
+        values : array or dask array of shape (n_rows,) or (n_rows, n)
+        name : str
+            Of the result.
+        dim : str, default="component"
+            Of its columns.
+        """
         if self.labels is None:
             return values
         if values.ndim == 1:
             return self.labels.wrap_rows(values, name=name)
-        return self.labels.wrap_table(values, name=name)
+        return self.labels.wrap_table(values, dim=dim, name=name)
 
 
-def _apply(block: Any, function: Callable[[Any], Any]) -> Any:
+def _apply(block: Any, *others: Any, function: Callable[..., Any]) -> Any:
     """Apply a function to the rows of a chunk, in a Dask task."""
     rows = np.asarray(block)
+    responses = [np.asarray(y) for y in others]
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float64)
     assert_all_finite(rows, input_name="X")
-    return over_tiles(function, rows, n_threads=1)
+    return over_tiles(function, rows, *responses, n_threads=1)
+
+
+def _reduced(function: Callable[[Any, Any, Any], Any], X: Any, y: Any, w: Any) -> Any:
+    """Apply a function to a chunk, in a Dask task."""
+    weights = np.ones(len(X)) if w is None else np.asarray(w, dtype=float)
+    return function(np.asarray(X), None if y is None else np.asarray(y), weights)
 
 
 def _is_dask_frame(X: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,8 @@ from scipy.linalg.lapack import dtrtri
 
 from ..kernels import gaussian as kernels
 from ..model import Block, MapReduce, Model, Summary
+from ..reduction.base import LocalFit, Reduced, Reduction
+from ..reduction.gaussians import reduce_gaussians
 from ..statistics import Statistics
 from .gaussian_coordinates import packed, unpacked
 from .seeding import cluster, nearest, seeds
@@ -110,6 +113,8 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}
     weights_init, means_init, precisions_init : array, optional
         Starting values that replace those found by `init_params`.
+    reduction : Reduction, optional
+        How local fits become one, see `dask_em.reduction.base.Reduction`.
     """
 
     n_components: int = 1
@@ -119,6 +124,7 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
     weights_init: Array | None = None
     means_init: Array | None = None
     precisions_init: Array | None = None
+    reduction: Any = None
 
     # --------------------------------------------------------------- the data
 
@@ -291,6 +297,23 @@ class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):
         if not _far(params.means - params.reference, params.covariances).any():
             return params
         return dataclasses.replace(params, reference=params.means.copy())
+
+    def reduce(
+        self,
+        fits: Sequence[LocalFit[GaussianMixtureParams]],
+        support: Block,
+        rng: np.random.Generator,
+    ) -> Reduced[GaussianMixtureParams]:
+        """Return the mixture that is nearest to several local ones.
+
+        Closed forms need neither a support nor random numbers.
+        """
+        return reduce_gaussians(
+            fits,
+            self.n_components,
+            self.covariance_type,
+            self.reduction or Reduction(),
+        )
 
     def _estimate(
         self,

@@ -37,7 +37,7 @@ class Reduction:
     gate: Literal["matched", "transport"] = "matched"
     n_support: int = 2000
     robust: bool = False
-    tol: float = 1e-10
+    tol: float = 1e-6
     max_iter: int = 500
 
 
@@ -56,6 +56,7 @@ class LocalFit(Generic[P]):
         Passes over its rows.
     log_likelihood : float
     seconds : float
+    converged : bool
     """
 
     params: P
@@ -64,6 +65,7 @@ class LocalFit(Generic[P]):
     n_iter: int = 0
     log_likelihood: float = float("nan")
     seconds: float = float("nan")
+    converged: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -137,7 +139,7 @@ def finite(fits: Sequence[LocalFit[Any]]) -> tuple[int, ...]:
 
     def usable(fit: LocalFit[Any]) -> bool:
         return fit.weight > 0 and all(
-            np.isfinite(np.asarray(getattr(fit.params, f.name))).all()
+            bool(np.isfinite(np.asarray(getattr(fit.params, f.name))).all())
             for f in dataclasses.fields(fit.params)
         )
 

@@ -96,10 +96,13 @@ class Transport(ABC):
     virtual: ClassVar[bool] = False
 
     @abstractmethod
-    async def open(self, data: Data, n_shards: int | None) -> list[Piece]:
+    async def open(
+        self, data: Data, n_shards: int | None, *, one_each: bool = False
+    ) -> list[Piece]:
         """Make the data resident and return their pieces, with their owners.
 
-        `n_shards` is the user's wish, or None to let the transport choose.
+        `n_shards` is the user's wish, or None to let the transport choose; with
+        `one_each`, it chooses one for every worker.
         """
 
     @abstractmethod
@@ -176,6 +179,10 @@ class Transport(ABC):
         """Choose shards per worker where a worker's share takes `seconds`."""
         return 1
 
+    def n_workers_expected(self) -> int:
+        """Return how many workers there will be, as far as one knows before `open`."""
+        return 1
+
     @property
     def round_trip(self) -> float:
         """Seconds that sending an E-step out and hearing of it costs."""
@@ -195,9 +202,13 @@ def apply_to_piece(
 ) -> Any:
     """Apply `fn` to the blocks of a piece and add up.
 
-    The generator depends on the seed and the piece, not on who does it.
+    One with a method ``over_piece`` is given all blocks together instead. The generator
+    depends on the seed and the piece, not on who does it.
     """
     rng = np.random.default_rng([seed, index])
+    over_piece = getattr(fn, "over_piece", None)
+    if over_piece is not None:  # it wants to see all of the piece at once
+        return over_piece(blocks, rng)
     total = fn(blocks[0], rng)
     for block in blocks[1:]:
         total = total + fn(block, rng)

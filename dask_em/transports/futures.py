@@ -154,7 +154,15 @@ class Futures(Transport):
 
     # ------------------------------------------------------------- the data
 
-    async def open(self, data: Data, n_shards: int | None) -> list[Piece]:
+    def n_workers_expected(self) -> int:
+        """Return the number of the workers' threads that the client has heard of."""
+        client = self._given or _the_client()
+        workers = client.scheduler_info(n_workers=-1).get("workers", {})
+        return sum(worker["nthreads"] for worker in workers.values())
+
+    async def open(
+        self, data: Data, n_shards: int | None, *, one_each: bool = False
+    ) -> list[Piece]:
         """Make the data resident where there is room, and cut them."""
         self._fit = uuid.uuid4().hex[:8]
         with span(f"dask_em-{self._fit}"):
@@ -186,7 +194,7 @@ class Futures(Transport):
         self._slots = await self._wait_for_workers()
         await self._check_versions()
         resident = self._persisted or data.nbytes <= await self._room()
-        wanted = n_shards or len(self._slots) * _PIECES
+        wanted = n_shards or len(self._slots) * (1 if one_each else _PIECES)
         chunks: list[tuple[Any, Any, Any]] | None = None
         owners: list[str] | None = None
         if isinstance(data, DaskData) and resident:

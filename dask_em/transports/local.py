@@ -66,7 +66,13 @@ class Local(Transport):
         """Leave threads and data behind."""
         return {"n_workers": self.n_workers}
 
-    async def open(self, data: Data, n_shards: int | None) -> list[Piece]:
+    def n_workers_expected(self) -> int:
+        """Return the number of threads."""
+        return self.n_workers or n_threads()
+
+    async def open(
+        self, data: Data, n_shards: int | None, *, one_each: bool = False
+    ) -> list[Piece]:
         """Cut the data into views and start the threads."""
         small = data.n_rows * data.n_features <= _SMALL
         n_workers = self.n_workers or (1 if small else n_threads())

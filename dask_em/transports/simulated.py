@@ -184,7 +184,13 @@ class Simulated(Transport):
         """Return the call that makes it, with the main settings."""
         return f"Simulated({self.n_workers}, latency={self.latency})"
 
-    async def open(self, data: Data, n_shards: int | None) -> list[Piece]:
+    def n_workers_expected(self) -> int:
+        """Return the number of workers."""
+        return self.n_workers
+
+    async def open(
+        self, data: Data, n_shards: int | None, *, one_each: bool = False
+    ) -> list[Piece]:
         """Cut the data; consecutive pieces go to the same worker."""
         speeds = self.speeds or (1.0,) * self.n_workers
         self._names = tuple(f"worker-{i}" for i in range(self.n_workers))
@@ -202,7 +208,9 @@ class Simulated(Transport):
         self._share = (
             self.cost(share) if callable(self.cost) else self.cost / self.n_workers
         )
-        wanted = n_shards or self.n_workers * self.shards_per_worker(self._share)
+        wanted = n_shards or self.n_workers * (
+            1 if one_each else self.shards_per_worker(self._share)
+        )
         pieces = cut(data.chunk_rows, wanted, data.row_nbytes)
         self._pieces = [
             dataclasses.replace(

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from .params import ExpertsParams
+from .params import LEAST_DOF, MOST_DOF, ExpertsParams
 
 __all__ = ["packed", "unpacked"]
 
@@ -56,7 +56,7 @@ def unpacked(params: ExpertsParams, vector: Array) -> ExpertsParams:
             lower[:, np.arange(q), np.arange(q)] = diagonal
             covariance = lower @ lower.swapaxes(1, 2)
         if len(dof):
-            dof = np.exp(pieces[-1])
+            dof = np.clip(np.exp(pieces[-1]), LEAST_DOF, MOST_DOF)
     return dataclasses.replace(
         params, gate=gate, coef=coef.copy(), covariance=covariance, dof=dof
     )

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...statistics import Statistics
 from .params import ExpertsParams
 
-__all__ = ["Family", "Sums", "named_family"]
+__all__ = ["Family", "Plan", "Sums", "named_family"]
 
 Array = NDArray[np.float64]
 
@@ -36,6 +35,37 @@ class Sums:
     plain: dict[str, Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A transport plan: every expert sends its whole mass, row by row, to one target.
+
+    Attributes
+    ----------
+    target : array of int of shape (L, n)
+    mass : array of shape (L, n)
+    n_targets : int
+    """
+
+    target: NDArray[np.int16]
+    mass: Array
+    n_targets: int
+
+    def to(self, k: int) -> Array:
+        """Return the masses that go to one target, of shape (L, n)."""
+        return np.where(self.target == k, self.mass, 0.0)
+
+    @property
+    def by_row(self) -> Array:
+        """Masses that targets receive, of shape (K, n)."""
+        return np.stack([self.to(k).sum(axis=0) for k in range(self.n_targets)])
+
+    @property
+    def by_expert(self) -> Array:
+        """Masses from expert to target, of shape (L, K)."""
+        sums = [self.to(k).sum(axis=1) for k in range(self.n_targets)]
+        return np.stack(sums, axis=1)
+
+
 class Family(ABC):
     """A conditional distribution of the response given linear predictors.
 
@@ -49,7 +79,7 @@ class Family(ABC):
     #: Whether parameters comprise covariances.
     has_covariance: ClassVar[bool] = False
 
-    def check(self, minimum: Array, maximum: Array) -> None:
+    def check(self, minimum: Array, maximum: Array) -> None:  # noqa: B027
         """Raise `ValueError` for responses that the family cannot have."""
 
     def n_predictors(self, n_targets: int) -> int:
@@ -123,10 +153,16 @@ class Family(ABC):
         """Return fields of a start, before any row was seen."""
         none = np.zeros((k, 0, 0))
         return {
-            "covariance": np.tile(np.eye(q), (k, 1, 1)) if self.has_covariance else none,
+            "covariance": np.tile(np.eye(q), (k, 1, 1))
+            if self.has_covariance
+            else none,
             "dof": np.zeros(0),
             "anchor": np.zeros((k, 0, p)),
         }
+
+    def admissible(self, covariance: Array) -> Array:
+        """Return covariances of the family's kind that are near to given ones."""
+        return covariance
 
     def residual(self, eta: Array, y: Array) -> Array:
         """Return how badly linear predictors fit responses, to start from.
@@ -186,12 +222,49 @@ class Family(ABC):
         array of shape (L, K, n)
         """
 
+    def nearest(
+        self, source: ExpertsParams, at: Array, target: ExpertsParams, eta: Array
+    ) -> tuple[NDArray[np.int16], Array]:
+        """Return the target that each expert is nearest to, row by row, and how near.
+
+        Parameters
+        ----------
+        source, at, target, eta
+            As in `divergence`.
+
+        Returns
+        -------
+        arrays of shape (L, n)
+        """
+        least = self.divergence(source, at, target.some([0]), eta[:1])[:, 0]
+        index = np.zeros(least.shape, dtype=np.int16)
+        for k in range(1, len(eta)):
+            cost = self.divergence(source, at, target.some([k]), eta[k : k + 1])[:, 0]
+            closer = cost < least
+            index[closer] = k
+            np.minimum(least, cost, out=least)
+        return index, least
+
+    @abstractmethod
+    def overlap(self, params: ExpertsParams, eta: Array) -> Array:
+        """Return integrals of the product of any two experts' densities.
+
+        Parameters
+        ----------
+        params : ExpertsParams
+            Of L experts, with linear predictors `eta` of shape (L, q, n).
+
+        Returns
+        -------
+        array of shape (L, L, n)
+        """
+
     @abstractmethod
     def barycentre(
         self,
         source: ExpertsParams,
         at: Array,
-        plan: Array,
+        plan: Plan,
         target: ExpertsParams,
         Z: Array,
         var_floor: float,
@@ -202,14 +275,12 @@ class Family(ABC):
         ----------
         source : ExpertsParams
             Of L experts, with linear predictors `at` of shape (L, q, n).
-        plan : array of shape (L, K, n)
-            Masses.
+        plan : Plan
         target : ExpertsParams
             The experts so far, kept where nothing is sent.
         Z : array of shape (p, n)
         var_floor : float
         """
-
 
 
 def named_family(family: Any) -> Family:

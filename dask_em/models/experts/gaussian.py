@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...statistics import Statistics
 from .algebra import solve
-from .families import Family, Sums
+from .families import Family, Plan, Sums
 from .params import ExpertsParams
 
 __all__ = ["CovarianceType", "Gaussian", "GaussianStats"]
@@ -81,7 +81,9 @@ class Gaussian(Family):
         surrogate: bool,
     ) -> Sums:
         """Return first and second moments."""
-        return Sums(r, r[:, None, :] * y, {"counts": r.sum(axis=1), "square": outer(r, y)})
+        return Sums(
+            r, r[:, None, :] * y, {"counts": r.sum(axis=1), "square": outer(r, y)}
+        )
 
     def collect(
         self,
@@ -109,6 +111,12 @@ class Gaussian(Family):
             scatter(coef, stats), stats.counts, params.covariance, var_floor
         )
         return {"coef": coef, "covariance": covariance}
+
+    def admissible(self, covariance: Array) -> Array:
+        """Return them without correlations, or averaged, where that is asked for."""
+        return self._covariance(
+            covariance, np.ones(len(covariance)), covariance, floor=0.0
+        )
 
     def _covariance(
         self, total: Array, counts: Array, before: Array, floor: float
@@ -152,33 +160,52 @@ class Gaussian(Family):
         log_det = log_determinant(target.covariance) - np.reshape(
             log_determinant(source.covariance), (-1, 1)
         )
-        constant = 0.5 * (log_det + trace - q)
-        factor = np.linalg.cholesky(precision)
-        whitened = np.einsum("kij,kin->kjn", factor, eta)
-        here = np.einsum("kij,lin->lkjn", factor, at)
-        here -= whitened
-        distance = np.einsum("lkjn,lkjn->lkn", here, here)
-        distance *= 0.5
-        distance += np.maximum(constant, 0.0)[:, :, None]
+        constant = np.maximum(0.5 * (log_det + trace - q), 0.0)[:, :, None]
+        if q == 1:
+            distance = at - eta[None, :, 0]
+            np.square(distance, out=distance)
+            distance *= 0.5 * precision[:, 0]
+        else:
+            factor = np.linalg.cholesky(precision).swapaxes(1, 2)
+            gap = np.einsum("kij,lkjn->lkin", factor, at[:, None] - eta)
+            distance = 0.5 * np.einsum("lkin,lkin->lkn", gap, gap)
+        distance += constant
         return distance
+
+    def overlap(self, params: ExpertsParams, eta: Array) -> Array:
+        """Return normal densities of the differences, at zero."""
+        total = params.covariance[:, None] + params.covariance
+        factor = np.linalg.inv(np.linalg.cholesky(total))
+        gap = np.einsum("abij,abjn->abin", factor, eta[:, None] - eta)
+        log_det = 2 * np.log(np.diagonal(factor, axis1=2, axis2=3)).sum(axis=2)
+        return np.asarray(
+            np.exp(0.5 * (log_det[..., None] - np.einsum("abin,abin->abn", gap, gap)))
+        )
 
     def barycentre(
         self,
         source: ExpertsParams,
         at: Array,
-        plan: Array,
+        plan: Plan,
         target: ExpertsParams,
         Z: Array,
         var_floor: float,
     ) -> dict[str, Array]:
         """Return regressions on the average prediction, and both kinds of spread."""
-        counts, coef = averaged(at, plan, target.coef, Z)
-        within = np.einsum("lkn,lij->kij", plan, source.covariance)
-        gap = at[:, None] - coef @ Z
-        between = np.einsum("lkn,lkin,lkjn->kij", plan, gap, gap)
-        covariance = self._covariance(
-            within + between, counts, target.covariance, var_floor
-        )
+        coef = target.coef.copy()
+        total, counts = np.zeros_like(target.covariance), np.zeros(plan.n_targets)
+        for k in range(plan.n_targets):
+            mass = plan.to(k)
+            w = mass.sum(axis=0)
+            counts[k] = w.sum()
+            if not counts[k] > 0:
+                continue
+            average = np.einsum("ln,lqn->qn", mass, at)
+            coef[k] = solve((Z * w) @ Z.T, Z @ average.T).T
+            gap = at - coef[k] @ Z
+            between = np.einsum("ln,lin,ljn->ij", mass, gap, gap, optimize=True)
+            total[k] = np.tensordot(mass.sum(axis=1), source.covariance, 1) + between
+        covariance = self._covariance(total, counts, target.covariance, var_floor)
         return {"coef": coef, "covariance": covariance}
 
 
@@ -213,7 +240,7 @@ def log_determinant(covariance: Array) -> Array:
 
 
 def _inverse(covariance: Array) -> Array:
-    return np.linalg.inv(covariance)
+    return np.asarray(np.linalg.inv(covariance), dtype=np.float64)
 
 
 def outer(r: Array, y: Array) -> Array:
@@ -237,25 +264,6 @@ def regression(stats: Any, before: Array) -> Array:
         if weight > 0:
             coef[j] = solve(stats.gram[j], stats.cross[j].T).T
     return coef
-
-
-def averaged(at: Array, plan: Array, before: Array, Z: Array) -> tuple[Array, Array]:
-    """Return masses, and regressions of the plan-averaged predictions on Z.
-
-    Parameters
-    ----------
-    at : array of shape (L, q, n)
-    plan : array of shape (L, K, n)
-    before : array of shape (K, q, p)
-    Z : array of shape (p, n)
-    """
-    mass = plan.sum(axis=0)
-    total = np.einsum("lkn,lqn->kqn", plan, at)
-    coef = before.copy()
-    for k, w in enumerate(mass):
-        if w.sum() > 0:
-            coef[k] = solve((Z * w) @ Z.T, Z @ total[k].T).T
-    return mass.sum(axis=1), coef
 
 
 def floored(total: Array, counts: Array, before: Array, floor: float) -> Array:

@@ -27,8 +27,12 @@ __all__ = ["ExpertsStats", "GateStats", "MixtureOfExpertsEM", "MixtureOfExpertsM
 
 Array = NDArray[np.float64]
 
-#: Rows of a tile: what lies between two products of matrices stays in cache.
-_TILE = 2048
+#: Rows of a tile, and numbers that the products of columns in it may take: what lies
+#: between two products of matrices stays in cache.
+_LEAST_TILE, _MOST_TILE = 2048, 8192
+_CACHE = 500_000
+#: Rows that a gate is in doubt about below which it separates components.
+_CERTAIN = 0.5
 #: Rows, less coefficients, that an expert must have been given to be a sound one.
 _SPARE = 1.0
 
@@ -66,12 +70,15 @@ class ExpertsStats(Statistics):
     constant : float
         The log-likelihood where the statistics were computed; for EM's bound, less
         what the bound says of the other statistics.
+    penalised : float
+        The ridges' penalty where they were computed, times the weight of the rows.
     """
 
     gate: GateStats
     experts: Any
     counts: Array
     constant: float
+    penalised: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +126,8 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
 
     def survey(self, block: Block) -> JointSummary:
         """Return moments and ranges of rows and responses."""
-        return JointSummary.of(block)
+        found: Any = JointSummary.of(block)
+        return found
 
     def check(self, summary: JointSummary) -> None:
         """Raise `ValueError` for too few rows, or responses the family cannot have."""
@@ -153,6 +161,7 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
             gate=np.zeros((k, g)),
             coef=np.zeros((k, q, p)),
             counts=np.zeros(k),
+            doubt=np.zeros(0),
             reach=reach if isinstance(self.family, Poisson) else np.zeros(0),
             x_correlation=summary.correlation(),
             **self.family.initial(k, q, p),
@@ -178,6 +187,9 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
         moved = params.moved(self.design, blank.frame)
         return dataclasses.replace(
             moved,
+            gate=np.zeros_like(moved.gate) if self.equal_weights else moved.gate,
+            covariance=self.family.admissible(moved.covariance),
+            doubt=blank.doubt,
             reach=blank.reach,
             anchor=moved.coef.copy() if blank.anchor.size else blank.anchor,
             x_correlation=blank.x_correlation,
@@ -225,9 +237,10 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
         linear: Any = 0.0
         plain: dict[str, Array] = {}
         counts, log_likelihood = np.zeros(k), 0.0
+        tile = int(np.clip(2 * _CACHE / (p * (p + 1)), _LEAST_TILE, _MOST_TILE))
         # no rows make one empty tile, so that all sums have their shapes
-        for i in range(0, max(block.n_rows, 1), _TILE):
-            rows = block.rows(slice(i, i + _TILE))
+        for i in range(0, max(block.n_rows, 1), tile):
+            rows = block.rows(slice(i, i + tile))
             w = rows.weights()
             Zg, Ze = design.rows(rows.X, params.frame)
             y = columns_of(rows.y).T
@@ -271,16 +284,15 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
         if surrogate:
             gradient += softmax.curved(params.gate, rest[-1])
         gate = GateStats(gradient, rest[-1], rest[:-1])
-        return ExpertsStats(gate, experts, counts, log_likelihood)
+        penalised = self.penalty(params) * block.weight
+        return ExpertsStats(gate, experts, counts, log_likelihood, penalised)
 
     def m_step(self, params: ExpertsParams, stats: ExpertsStats) -> ExpertsParams:
         """Return Newton's step for the gate, and the family's for the experts."""
         gate = params.gate
         if not self.equal_weights:
             hessian = softmax.hessian_of(stats.gate.hessian, params.n_components)
-            gate = softmax.newton_step(
-                gate, stats.gate.linear, hessian, self.reg_gate
-            )
+            gate = softmax.newton_step(gate, stats.gate.linear, hessian, self.reg_gate)
         changed = self.family.newton_step(params, stats.experts, self.var_floor)
         return dataclasses.replace(params, gate=gate, counts=stats.counts, **changed)
 
@@ -304,11 +316,34 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
 
     def lower_bound(self, params: ExpertsParams, stats: ExpertsStats) -> float:
         """Return the penalised log-likelihood where the statistics were computed."""
-        return float(stats.constant) - self.penalty(params)
+        weight = stats.counts.sum()
+        return float(stats.constant - (stats.penalised / weight if weight else 0.0))
 
     def complete(self, params: ExpertsParams, stats: ExpertsStats) -> ExpertsParams:
-        """Return the parameters with the sizes of their components."""
-        return dataclasses.replace(params, counts=stats.counts)
+        """Return the parameters with what is known of their components' rows."""
+        return dataclasses.replace(
+            params, counts=stats.counts, doubt=self._doubt(params, stats)
+        )
+
+    def _doubt(self, params: ExpertsParams, stats: ExpertsStats) -> Array:
+        k, g = params.gate.shape
+        if self.surrogate or k == 1:
+            return np.zeros(0)
+        hessian = softmax.hessian_of(stats.gate.hessian, k)[::g, ::g]  # of intercepts
+        return np.append(np.diagonal(hessian), hessian.sum())
+
+    def separates(self, params: ExpertsParams) -> bool:
+        """Whether the gate's coefficients have no finite maximum.
+
+        So it is where a component's rows can be told from the others' by a hyperplane:
+        at a maximum as far out as the fit went, not a row is in doubt any more.
+        """
+        if len(self.design.gate) == 0 or self.reg_gate or self.equal_weights:
+            return False
+        if not params.doubt.size:
+            return False
+        present = params.counts > 1
+        return bool((params.doubt[present] < _CERTAIN).any())
 
     def sound(self, params: ExpertsParams) -> bool:
         """Whether no expert has collapsed onto a few rows.
@@ -316,7 +351,7 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
         The likelihood has no maximum where one passes through as many rows as it has
         coefficients; such a fit is not to win over one of lower likelihood.
         """
-        _, q, p = params.coef.shape
+        p = params.coef.shape[2]
         if params.counts.any() and params.counts.min() <= p + _SPARE:
             return False
         if not params.covariance.size:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...statistics import Statistics
 from . import softmax
-from .families import Family, Sums
+from .families import Family, Plan, Sums
 from .params import ExpertsParams
 
 __all__ = ["Multinomial", "MultinomialStats"]
@@ -90,7 +90,8 @@ class Multinomial(Family):
         gram = r
         if not surrogate:
             blocks = [
-                softmax.hessian_weights(p, w) for p, w in zip(probability, r, strict=True)
+                softmax.hessian_weights(p, w)
+                for p, w in zip(probability, r, strict=True)
             ]
             gram = np.concatenate([r, *blocks])
         return Sums(gram, linear, {"counts": r.sum(axis=1)})
@@ -193,11 +194,16 @@ class Multinomial(Family):
         cross = np.einsum("lgn,kgn->lkn", probability, there)
         return np.maximum(own[:, None] - cross, 0.0)
 
+    def overlap(self, params: ExpertsParams, eta: Array) -> Array:
+        """Return probabilities of drawing the same class."""
+        probability = np.exp(_log_softmax(eta))
+        return np.einsum("agn,bgn->abn", probability, probability)
+
     def barycentre(
         self,
         source: ExpertsParams,
         at: Array,
-        plan: Array,
+        plan: Plan,
         target: ExpertsParams,
         Z: Array,
         var_floor: float,
@@ -206,9 +212,9 @@ class Multinomial(Family):
         from .regression import softmax_regression
 
         probability = np.exp(_log_softmax(at))
-        totals = np.einsum("lkn,lgn->kgn", plan, probability)
         coef = target.coef.copy()
-        for k, total in enumerate(totals):
+        for k in range(plan.n_targets):
+            total = np.einsum("ln,lgn->gn", plan.to(k), probability)
             if total.sum() > 0:
                 coef[k] = softmax_regression(Z, total, coef[k], ridge=self.ridge)
         return {"coef": coef}

@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 
 from .summary import JointSummary, spread_of
 
-__all__ = ["Design", "ExpertsParams", "Frame"]
+__all__ = ["PER_COMPONENT", "Design", "ExpertsParams", "Frame"]
 
 Array = NDArray[np.float64]
+
+#: Degrees of freedom between which they are looked for.
+LEAST_DOF, MOST_DOF = 0.5, 1000.0
+#: Fields of `ExpertsParams` with a component along the first axis.
+PER_COMPONENT = ("gate", "coef", "covariance", "dof", "counts", "doubt", "anchor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,9 @@ class ExpertsParams:
         Of Student-t experts; of shape (0,) for others.
     counts : array of shape (K,)
         Rows that the M-step gave to each component; zeros at a start.
+    doubt : array of shape (K,)
+        Sums of π(1 − π) over the rows: how many the gate is in doubt about. Of shape
+        (0,) where that is not known.
     anchor : array of shape (K, 1, p)
         Where Poisson experts expand their bound; of no size for others.
     reach : array of shape (p,)
@@ -118,6 +126,7 @@ class ExpertsParams:
     covariance: Array
     dof: Array
     counts: Array
+    doubt: Array
     anchor: Array
     reach: Array
     x_mean: Array
@@ -136,14 +145,18 @@ class ExpertsParams:
         """The units of the coefficients."""
         return Frame(self.x_mean, self.x_scale, self.y_mean, self.y_scale)
 
+    def some(self, index: Any) -> ExpertsParams:
+        """Return some experts, with a gate that means nothing by itself."""
+        changed: dict[str, Any] = {
+            name: value[index] if len(value := getattr(self, name)) else value
+            for name in PER_COMPONENT
+        }
+        return dataclasses.replace(self, **changed)
+
     def ordered(self, order: Any) -> ExpertsParams:
         """Return the same mixture with its components in another order."""
-        gate = self.gate[order]
-        changed: dict[str, Any] = {
-            name: value[order] if len(value := getattr(self, name)) else value
-            for name in ("coef", "covariance", "dof", "counts", "anchor")
-        }
-        return dataclasses.replace(self, gate=gate - gate[-1], **changed)
+        found = self.some(order)
+        return dataclasses.replace(found, gate=found.gate - found.gate[-1])
 
     def moved(self, design: Design, frame: Frame) -> ExpertsParams:
         """Return the same mixture in other units."""

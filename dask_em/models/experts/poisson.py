@@ -11,7 +11,7 @@ from scipy.special import gammaln, xlogy
 
 from ...statistics import Statistics
 from .algebra import solve
-from .families import Family, Sums
+from .families import Family, Plan, Sums
 from .params import ExpertsParams
 
 __all__ = ["Poisson", "PoissonStats"]
@@ -203,21 +203,31 @@ class Poisson(Family):
         mu = np.exp(np.minimum(a, _HIGH))
         return np.maximum(mu * (a - b) - mu + np.exp(np.minimum(b, _HIGH)), 0.0)
 
+    def overlap(self, params: ExpertsParams, eta: Array) -> Array:
+        """Return overlaps of normal distributions of the same two moments."""
+        mu = np.exp(np.clip(eta[:, 0], -_HIGH, _HIGH))
+        total = mu[:, None] + mu
+        return np.asarray(
+            np.exp(-0.5 * np.square(mu[:, None] - mu) / total) / np.sqrt(total)
+        )
+
     def barycentre(
         self,
         source: ExpertsParams,
         at: Array,
-        plan: Array,
+        plan: Plan,
         target: ExpertsParams,
         Z: Array,
         var_floor: float,
     ) -> dict[str, Array]:
         """Return Poisson regressions on the average rates."""
-        rates = np.einsum("lkn,ln->kn", plan, np.exp(np.minimum(at[:, 0], _HIGH)))
-        mass = plan.sum(axis=0)
+        rate = np.exp(np.minimum(at[:, 0], _HIGH))
         coef = target.coef.copy()
-        for k, (total, w) in enumerate(zip(rates, mass, strict=True)):
+        for k in range(plan.n_targets):
+            mass = plan.to(k)
+            w = mass.sum(axis=0)
             if w.sum() > 0:
+                total = (mass * rate).sum(axis=0)
                 coef[k, 0] = poisson_regression(Z, total, w, coef[k, 0])
         return {"coef": coef}
 

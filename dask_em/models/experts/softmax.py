@@ -5,7 +5,8 @@ targets :math:`t_k` that add up to one, the log-likelihood
 :math:`\sum_k t_k \eta_k - \log \sum_k e^{\eta_k}` has a gradient, a Hessian, and a
 quadratic minorant with a curvature that is the same everywhere (Böhning, 1992),
 
-.. math:: -\nabla^2 \preceq \tfrac12 \bigl(I - \tfrac1K 1 1^\top\bigr) \otimes z z^\top ,
+.. math:: -\nabla^2 \preceq
+          \tfrac12 \bigl(I - \tfrac1K 1 1^\top\bigr) \otimes z z^\top ,
 
 which is what lets statistics of different parameters add up.
 """
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+
+#: Change of a coefficient, in standard units, that a Newton step may make.
+_LONGEST = 8.0
 
 
 def log_softmax(eta: Array) -> Array:
@@ -126,6 +130,8 @@ def newton_step(
         pull[:, 0] = 0.0
         slope = slope - ridge * pull[:-1].ravel()
     step = solve(_ridged(hessian, k, g, ridge), slope)
+    # where hardly a row is in doubt, the curvature says little of where to go
+    step *= min(1.0, _LONGEST / max(float(np.abs(step).max()), 1e-300))
     moved = alpha.copy()
     moved[:-1] += step.reshape(k - 1, g)
     return moved

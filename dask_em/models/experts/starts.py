@@ -97,9 +97,10 @@ def _assigned(
         # not narrower than a tenth of the widest, lest one expert starts alone
         spread = np.trace(total, axis1=1, axis2=2) / counts / len(y)
         wide = max(float(spread.max()), model.var_floor)
-        covariance = total / counts[:, None, None] + 0.1 * wide * np.eye(len(y))
+        own = total / counts[:, None, None] + 0.1 * wide * np.eye(len(y))
+        covariance = model.family.admissible(own)
     gate = blank.gate
-    if k > 1:
+    if k > 1 and not model.equal_weights:
         soft = 0.9 * member + 0.1 / k
         gate = softmax_regression(Zg, soft * w, gate, ridge=_RIDGE, tol=1e-4)
     anchor = coef.copy() if blank.anchor.size else blank.anchor

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import digamma, gammaln, polygamma
 
 from ...statistics import Statistics
-from .families import Sums
+from .families import Plan, Sums
 from .gaussian import (
     Gaussian,
     log_determinant,
@@ -20,14 +20,11 @@ from .gaussian import (
     regression,
     scatter,
 )
-from .params import ExpertsParams
+from .params import LEAST_DOF, MOST_DOF, ExpertsParams
 
 __all__ = ["StudentStats", "StudentT"]
 
 Array = NDArray[np.float64]
-
-#: Degrees of freedom between which they are looked for.
-LEAST_DOF, MOST_DOF = 0.5, 1000.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +90,10 @@ class StudentT(Gaussian):
         """Return moments weighted by the expected precisions."""
         q = len(y)
         distance, _ = mahalanobis(params.covariance, y - eta)
-        shape, rate = (params.dof[:, None] + q) / 2, (params.dof[:, None] + distance) / 2
+        shape, rate = (
+            (params.dof[:, None] + q) / 2,
+            (params.dof[:, None] + distance) / 2,
+        )
         u = r * (shape / rate)
         return Sums(
             u,
@@ -187,14 +187,14 @@ class StudentT(Gaussian):
         self,
         source: ExpertsParams,
         at: Array,
-        plan: Array,
+        plan: Plan,
         target: ExpertsParams,
         Z: Array,
         var_floor: float,
     ) -> dict[str, Array]:
         """Return the Gaussian one, and degrees of freedom by moments of log u."""
         changed = super().barycentre(source, at, plan, target, Z, var_floor)
-        mass = plan.sum(axis=2)
+        mass = plan.by_expert
         half = source.dof / 2
         gap = digamma(half) - np.log(half) - 1
         dof = target.dof.copy()
