@@ -146,9 +146,10 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
     >>> from dask_em import MixtureOfExpertsClassifier
     >>> rng = np.random.default_rng(0)
     >>> X = rng.uniform(-3, 3, (600, 2))
-    >>> y = np.where((X[:, 0] > 0) == (X[:, 1] > 0), "same", "different")
+    >>> same = (X + rng.normal(scale=0.3, size=X.shape) > 0).sum(axis=1) != 1
+    >>> y = np.where(same, "same", "different")
     >>> mixture = MixtureOfExpertsClassifier(2, n_init=5, random_state=0).fit(X, y)
-    >>> bool(mixture.score(X, y) > 0.95)
+    >>> bool(mixture.score(X, y) > 0.85)
     True
     >>> mixture.predict([[2, 2], [-2, 2]])
     array(['same', 'different'], dtype='<U9')

@@ -113,13 +113,13 @@ def standard_errors(
         columns.append((raw(h * direction) - raw(-h * direction)) / (2 * h))
     J = np.stack(columns, axis=1)
     errors = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", J, matrix, J), 0.0))
-    shapes = (params.gate, params.coef, params.covariance, params.dof)
+    shapes: list[Array] = [params.gate, params.coef, params.covariance, params.dof]
     ends = np.cumsum([part.size for part in shapes])[:3]
     gate, coef, covariance, dof = (
         piece.reshape(part.shape)
         for piece, part in zip(np.split(errors, ends), shapes, strict=True)
     )
-    single = coef.shape[1] == 1 and (table.y is None or table.y.ndim == 1)
+    single = density.n_responses == 1 and (table.y is None or table.y.ndim == 1)
     intercept, slopes = coef[..., 0], coef[..., 1:]
     return StandardErrors(
         gate[:, 0],

@@ -99,6 +99,13 @@ class GaussianMixture(MixtureMixin, EMEstimator):
         Directory or fsspec URL in which the state of the fit is saved now and then.
     resume : bool, str or path, default=None
         Go on from a checkpoint; True stands for that of `checkpoint`, if there is one.
+    strategy : {"em", "one_shot", "one_shot+polish"}, default="em"
+        EM on all rows; or EM on the rows of each worker (of each of `shards`, where
+        that is a number) and reduction of these local fits to one by optimal transport
+        (Zhang and Chen, 2022), with one round of communication; or that, and then EM
+        on all rows from there.
+    n_polish : int, default=None
+        Passes after a reduction. None goes on until the fit has converged.
 
     Attributes
     ----------
@@ -131,6 +138,7 @@ class GaussianMixture(MixtureMixin, EMEstimator):
     --------
     sklearn.mixture.GaussianMixture : For arrays in memory; see `to_sklearn`.
     dask_em.fit_em : For models of one's own.
+    dask_em.reduce_mixture : Make one of several fitted mixtures, without rows.
 
     Notes
     -----
@@ -149,6 +157,9 @@ class GaussianMixture(MixtureMixin, EMEstimator):
 
     Neal, R. M., Hinton, G. E. (1998). A view of the EM algorithm that justifies
     incremental, sparse, and other variants. In: Learning in Graphical Models, 355-368.
+
+    Zhang, Q., Chen, J. (2022). Distributed learning of finite Gaussian mixtures.
+    Journal of Machine Learning Research 23 (99), 1-40.
 
     Examples
     --------
@@ -195,6 +206,8 @@ class GaussianMixture(MixtureMixin, EMEstimator):
         deadline: float | None = None,
         checkpoint: Any = None,
         resume: Any = None,
+        strategy: str = "em",
+        n_polish: int | None = None,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -218,6 +231,8 @@ class GaussianMixture(MixtureMixin, EMEstimator):
         self.deadline = deadline
         self.checkpoint = checkpoint
         self.resume = resume
+        self.strategy = strategy
+        self.n_polish = n_polish
 
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, dim: Any = None

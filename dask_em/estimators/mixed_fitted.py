@@ -47,6 +47,11 @@ class Fitted:
         return DaskData(table) if is_dask(table) else MemoryData(table)
 
     @property
+    def y(self) -> None:
+        """None: the responses are in the tables."""
+        return None
+
+    @property
     def columns(self) -> Mapping[str, Any]:
         """Attributes that describe the columns of X."""
         return self.given.columns

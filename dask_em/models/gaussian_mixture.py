@@ -88,6 +88,11 @@ class _WithScatter:
     block: Block
     scatter: Array
 
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return self.block.weight
+
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixtureModel(Model[GaussianMixtureParams, GaussianMixtureStats]):

@@ -70,11 +70,9 @@ class LocalFit(Generic[P]):
     @property
     def nbytes(self) -> int:
         """Size of what is sent, in bytes."""
-        own = sum(
-            np.asarray(getattr(self.params, f.name)).nbytes
-            for f in dataclasses.fields(self.params)  # type: ignore[arg-type]
-        )
-        return int(own + (0 if self.stats is None else self.stats.nbytes))
+        names = [f.name for f in dataclasses.fields(self.params)]  # type: ignore[arg-type]
+        sizes = [np.asarray(getattr(self.params, name)).nbytes for name in names]
+        return int(sum(sizes) + (0 if self.stats is None else self.stats.nbytes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +136,7 @@ def finite(fits: Sequence[LocalFit[Any]]) -> tuple[int, ...]:
     """Return which fits have finite parameters and a positive weight."""
 
     def usable(fit: LocalFit[Any]) -> bool:
-        return fit.weight > 0 and all(
-            bool(np.isfinite(np.asarray(getattr(fit.params, f.name))).all())
-            for f in dataclasses.fields(fit.params)
-        )
+        values = [getattr(fit.params, f.name) for f in dataclasses.fields(fit.params)]
+        return fit.weight > 0 and all(bool(np.isfinite(v).all()) for v in values)
 
     return tuple(i for i, fit in enumerate(fits) if usable(fit))

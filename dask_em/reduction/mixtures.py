@@ -94,9 +94,8 @@ def reduce_mixture(
     ... ]
     >>> models = [GaussianMixture(2, random_state=0).fit(X) for X in sites]
     >>> one = reduce_mixture(models)
-    >>> one.means_[one.means_[:, 0].argsort()].round()
-    array([[0.],
-           [8.]])
+    >>> bool(np.allclose(np.sort(one.means_.ravel()), [0, 8], atol=0.1))
+    True
     """
     models = list(models)
     if not models:

@@ -194,7 +194,10 @@ class Futures(Transport):
         self._slots = await self._wait_for_workers()
         await self._check_versions()
         resident = self._persisted or data.nbytes <= await self._room()
-        wanted = n_shards or len(self._slots) * (1 if one_each else _PIECES)
+        # what has to be loaded every time is loaded bit by bit
+        wanted = n_shards or len(self._slots) * (
+            1 if one_each and resident else _PIECES
+        )
         chunks: list[tuple[Any, Any, Any]] | None = None
         owners: list[str] | None = None
         if isinstance(data, DaskData) and resident:

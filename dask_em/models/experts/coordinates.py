@@ -44,7 +44,7 @@ def unpacked(params: ExpertsParams, vector: Array) -> ExpertsParams:
         sizes += [k * q, k * q * (q - 1) // 2]
     pieces = np.split(vector, np.cumsum(sizes))
     gate = np.zeros_like(params.gate)
-    gate[:-1] = pieces[0].reshape(k - 1, -1)
+    gate[:-1] = pieces[0].reshape(gate[:-1].shape)
     coef = pieces[1].reshape(params.coef.shape)
     covariance, dof = params.covariance, params.dof
     with np.errstate(over="raise", invalid="raise"):
@@ -52,7 +52,8 @@ def unpacked(params: ExpertsParams, vector: Array) -> ExpertsParams:
             diagonal = np.exp(pieces[2]).reshape(k, q)
             lower = np.zeros_like(covariance)
             rows, columns = np.tril_indices(q, -1)
-            lower[:, rows, columns] = pieces[3].reshape(k, -1) * diagonal[:, columns]
+            below = pieces[3].reshape(k, len(rows))
+            lower[:, rows, columns] = below * diagonal[:, columns]
             lower[:, np.arange(q), np.arange(q)] = diagonal
             covariance = lower @ lower.swapaxes(1, 2)
         if len(dof):

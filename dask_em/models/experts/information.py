@@ -74,9 +74,8 @@ class Information:
         features = [Ze] * q + [one] * n_shapes
         mean_score = np.zeros((places[-1], len(w)))
         free = k - 1
-        mean_score[: free * g] = ((tau - prior)[:free, None, :] * Zg[None]).reshape(
-            free * g, -1
-        )
+        for j in range(free):
+            mean_score[j * g : (j + 1) * g] = (tau[j] - prior[j]) * Zg
         total = np.zeros((places[-1],) * 2)
         for j in range(free):
             for m in range(free):
