@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .plots.canvas import axes
+from .plots.experts import plot_experts, plot_gate
+from .plots.reduction import plot_reduction
 from .result import EMResult
 from .schedules.base import check_integer
 from .sharding import is_dask
@@ -17,7 +20,14 @@ if TYPE_CHECKING:
 
     from .estimators.linear_mixed import LinearMixedModel
 
-__all__ = ["plot_bound", "plot_random_effects", "plot_residuals"]
+__all__ = [
+    "plot_bound",
+    "plot_experts",
+    "plot_gate",
+    "plot_random_effects",
+    "plot_reduction",
+    "plot_residuals",
+]
 
 Array = NDArray[Any]
 
@@ -65,7 +75,7 @@ def plot_bound(
     """
     if isinstance(results, EMResult):
         results = {"": results}
-    ax = _axes(ax)
+    ax = axes(ax)
     best = max(
         float(np.nanmax([r.log_likelihood, r.lower_bound]) / r.weight)
         for r in results.values()
@@ -147,7 +157,7 @@ def plot_random_effects(
     factor = _one_of("factor", factor, list(model.effects_))
     names = model.effects_[factor]
     k = names.index(_one_of("effect", effect, names))
-    ax = _axes(ax, height=6.0)
+    ax = axes(ax, height=6.0)
     effects = model.random_effects_[factor]
     order = np.argsort(effects.modes[:, k], kind="stable")
     n = len(order)
@@ -223,7 +233,7 @@ def plot_residuals(
     fitted, residuals = fitted[keep], residuals[keep]
     if not len(fitted):
         raise ValueError("no row has all its values, so there is nothing to draw.")
-    ax = _axes(ax)
+    ax = axes(ax)
     if len(fitted) > POINTS:
         cells = ax.hexbin(
             fitted, residuals, gridsize=60, bins="log", mincnt=1, cmap="viridis_r"
@@ -236,19 +246,6 @@ def plot_residuals(
     ax.set_ylabel("residual")
     ax.grid(alpha=0.3)
     ax.set_axisbelow(True)
-    return ax
-
-
-def _axes(ax: Axes | None, height: float = 4.2) -> Axes:
-    """Return the axes to draw on, new ones where there are none."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise ImportError(
-            "plots need matplotlib; install it with: pip install matplotlib"
-        ) from None
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, height), layout="constrained")
     return ax
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
-from sklearn.utils import column_or_1d
+from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from ..labels import is_labelled
@@ -276,6 +276,8 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
                 "mixture for each column."
             )
         if not table.lazy:
+            if y.dtype.kind in "fc":
+                assert_all_finite(y, input_name="y")
             check_classification_targets(np.ravel(y))
             classes = np.unique(y)
         else:
@@ -292,7 +294,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
         if len(classes) < 2:
             raise ValueError(
                 "This classifier needs at least 2 classes in y, but there is 1 class: "
-                f"{classes[0]!r}."
+                f"{classes.tolist()[0]!r}."
             )
         return classes
 
@@ -416,7 +418,7 @@ def _codes(y: Any, classes: Array) -> Array:
     codes = np.searchsorted(classes, y)
     known = classes[np.minimum(codes, len(classes) - 1)] == y
     if not known.all():
-        strange = y[~known][0]
+        strange = y[~known].tolist()[0]
         raise ValueError(
             f"y has the class {strange!r}, which the fit did not see; leave out its "
             "rows, or fit again."

@@ -215,7 +215,8 @@ class Table:
         """
         arrays = (self.X,) if self.y is None else (self.X, self.y)
         if not self.lazy:
-            return over_tiles(function, *arrays, n_threads=n_threads())
+            values = over_tiles(function, *arrays, n_threads=n_threads())
+            return np.asarray(values).astype(dtype, copy=False)
         import dask
         from dask.array import map_blocks
 
@@ -225,6 +226,7 @@ class Table:
         return map_blocks(
             _apply,
             *arrays,
+            cast=np.dtype(dtype),
             # in the graph once, not in every task
             function=dask.delayed(function, pure=True, traverse=False),  # type: ignore[attr-defined]
             drop_axis=1 if flat else None,
@@ -298,14 +300,17 @@ class Table:
         return self.labels.wrap_table(values, dim=dim, name=name)
 
 
-def _apply(block: Any, *others: Any, function: Callable[..., Any]) -> Any:
+def _apply(
+    block: Any, *others: Any, function: Callable[..., Any], cast: np.dtype[Any]
+) -> Any:
     """Apply a function to the rows of a chunk, in a Dask task."""
     rows = np.asarray(block)
     responses = [np.asarray(y) for y in others]
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float64)
     assert_all_finite(rows, input_name="X")
-    return over_tiles(function, rows, *responses, n_threads=1)
+    values = over_tiles(function, rows, *responses, n_threads=1)
+    return np.asarray(values).astype(cast, copy=False)
 
 
 def _reduced(function: Callable[[Any, Any, Any], Any], X: Any, y: Any, w: Any) -> Any:

@@ -204,9 +204,12 @@ class Poisson(Family):
         return np.maximum(mu * (a - b) - mu + np.exp(np.minimum(b, _HIGH)), 0.0)
 
     def overlap(self, params: ExpertsParams, eta: Array) -> Array:
-        """Return overlaps of normal distributions of the same two moments."""
-        mu = np.exp(np.clip(eta[:, 0], -_HIGH, _HIGH))
-        total = mu[:, None] + mu
+        """Return overlaps of normal distributions of the same two moments.
+
+        A twelfth more of variance stands for the width of an integer.
+        """
+        mu = np.exp(np.clip(eta[:, 0], -_HIGH, _HIGH / 2))
+        total = mu[:, None] + mu + 1 / 6
         return np.asarray(
             np.exp(-0.5 * np.square(mu[:, None] - mu) / total) / np.sqrt(total)
         )

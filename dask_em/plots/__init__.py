@@ -1,0 +1,1 @@
+"""Rooms behind `dask_em.plotting`."""

@@ -1,0 +1,62 @@
+"""What all pictures need: axes, colours, columns by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["LEGIBLE", "axes", "colours", "some_rows"]
+
+Array = NDArray[Any]
+
+#: Colours that people with any colour vision can tell apart (Okabe and Ito, 2008).
+PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+#: Entries of a legend that still fit beside a picture.
+LEGIBLE = 10
+
+
+def axes(ax: Axes | None, height: float = 4.2) -> Axes:
+    """Return the axes to draw on, new ones where there are none."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError(
+            "plots need matplotlib; install it with: pip install matplotlib"
+        ) from None
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, height), layout="constrained")
+    return ax
+
+
+def colours(n: int) -> Array:
+    """Return the colours of some components, as rows of red, green and blue."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    if n <= len(PALETTE):
+        return np.array([to_rgb(name) for name in PALETTE[:n]])
+    return np.asarray(colormaps["viridis"](np.linspace(0, 0.95, n))[:, :3])
+
+
+def some_rows(arrays: list[Any], most: int) -> list[Array]:
+    """Return rows of arrays of equal length, at equal distances, in memory."""
+    import dask
+
+    n = arrays[0].shape[0]
+    if n > most:  # unknown lengths are not
+        at = np.linspace(0, n - 1, most).round().astype(int)
+        arrays = [a[at] for a in arrays]
+    return [np.asarray(a) for a in dask.compute(*arrays)]  # type: ignore[attr-defined]
