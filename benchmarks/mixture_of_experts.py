@@ -25,12 +25,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +40,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
@@ -471,37 +474,42 @@ class Bench:
         times = np.append(trace.time - trace.time[0], trace.time[-1])
         return times, np.append(trace.lower_bound_before, result.log_likelihood), result
 
-    def one_shot(
+    def local_fits(
         self,
-        starts: Sequence[ExpertsParams] | Callable[[Block], ExpertsParams],
-        *,
-        tol: float = 1e-6,
-        max_iter: int = 500,
-        n_support: int = 2000,
-        informed: bool = True,
-    ) -> Timed:
-        """Fit on every worker, and reduce."""
+        start: ExpertsParams | Callable[[Block], ExpertsParams],
+        tol: float,
+        max_iter: int,
+    ) -> tuple[float, list[LocalFit[Any]]]:
+        """Fit on every worker; return the seconds of the slowest."""
 
-        def task(i: int) -> Callable[[], LocalFit[Any]]:
+        def task(block: Block) -> Callable[[], LocalFit[Any]]:
             def run() -> LocalFit[Any]:
-                block = self.blocks[i]
-                start = starts(block) if callable(starts) else starts[i]
-                alone = FitAlone(self.model, start, tol, max_iter)
+                params = start(block) if callable(start) else start
+                alone = FitAlone(self.model, params, tol, max_iter)
                 return alone.over_piece([block], np.random.default_rng(0))[0]
 
             return run
 
-        local, fits = slowest([task(i) for i in range(WORKERS)])
+        return slowest([task(block) for block in self.blocks])
+
+    def reduced(
+        self,
+        local: float,
+        fits: Sequence[LocalFit[Any]],
+        n_support: int = 2000,
+        informed: bool = True,
+    ) -> Timed:
+        """Make the local fits one."""
         if not informed:
             fits = [dataclasses.replace(fit, stats=None) for fit in fits]
         model = self.truth.model(reduction=Reduction(n_support=n_support))
-        reduction, reduced = fastest(
-            lambda: model.reduce(fits, self.sample, np.random.default_rng(0))
+        reduction, found = fastest(
+            lambda: model.reduce(fits, self.sample, np.random.default_rng(0)), 5
         )
         counts = [fit.n_iter for fit in fits]
         nbytes = sum(fit.nbytes for fit in fits)
         passes = max(counts), float(np.mean(counts))
-        return Timed(reduced.params, local, reduction, passes, nbytes)
+        return Timed(found.params, local, reduction, passes, nbytes)
 
     def polished(self, params: ExpertsParams, n_polish: int) -> float:
         if not n_polish:
@@ -517,27 +525,51 @@ class Bench:
         )
         return float(run.log_likelihood)
 
+    def row(
+        self,
+        found: Timed,
+        n_polish: int,
+        value: float,
+        best: float,
+        times: np.ndarray,
+        values: np.ndarray,
+    ) -> str:
+        """Return a line of the table, beside EM to the same likelihood."""
+        critical = 2 * LINK + found.local + found.reduction
+        critical += n_polish * self.pass_of_cluster
+        moved = found.nbytes + n_polish * self.stats_nbytes
+        cells = [
+            f"{n_polish}",
+            f"{found.passes[0]} ({found.passes[1]:.1f})",
+            f"{found.local:.3f} | {found.reduction:.3f} | {critical:.3f}",
+            f"{(best - value) / self.n:.2g} | {moved / 1e6:.2f}",
+        ]
+        there = np.flatnonzero(values >= value - SAME * self.n)
+        if not len(there):
+            return " | ".join([*cells, "never | | | | | "])
+        on_cluster = max(float(times[there[0]]), 1e-300)
+        passes = round(on_cluster / self.pass_of_cluster)
+        on_one = [max(passes, 1e-300) * s for s in self.pass_of_one.values()]
+        ratios = [critical / seconds for seconds in (*on_one, on_cluster)]
+        cells.append(f"{passes} | {on_one[0]:.2f} | {ratios[0]:.3f} | {ratios[1]:.3f}")
+        cells.append(f"{on_cluster:.3f} | {ratios[2]:.2f}")
+        return " | ".join(cells)
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "default (tol=1e-6, 2000 rows)": {},
-    "n_support=500": {"n_support": 500},
-    "no statistics": {"informed": False},
-    "tol=1e-4": {"tol": 1e-4},
-    "tol=1e-4, n_support=500": {"tol": 1e-4, "n_support": 500},
-    "tol=1e-3, n_support=500": {"tol": 1e-3, "n_support": 500},
-    "tol=1e-4, n_support=200, no statistics": {
-        "tol": 1e-4,
-        "n_support": 200,
-        "informed": False,
-    },
-    "max_iter=5, n_support=500": {"max_iter": 5, "n_support": 500},
-}
+
+#: Tolerances and most passes of local fits.
+LOCAL = ((1e-6, 500), (1e-4, 500), (1e-3, 500), (1e-6, 5))
+#: Settings of the reduction.
+REDUCTIONS: tuple[dict[str, Any], ...] = (
+    {"n_support": 2000},
+    {"n_support": 500},
+    {"n_support": 200, "informed": False},
+)
 
 
 def timing(truth: Truth, n: int) -> None:
     bench = Bench(truth, n)
     rng = np.random.default_rng(1)
-    seconds, default = {}, None
+    seconds = {}
     few = bench.sample.rows(
         np.sort(rng.choice(bench.sample.n_rows, ROWS, replace=False))
     )
@@ -577,44 +609,20 @@ def timing(truth: Truth, n: int) -> None:
         )
         print(header)
         print("|---" * header.count(" | ") + "|---|")
-        settings = {label: (start, given) for label, given in SETTINGS.items()}
+        local = [(f"tol={tol:g}, {most}", start, tol, most) for tol, most in LOCAL]
         if name == "cold":
-            settings["every worker's own cold start"] = (None, {})
-        for label, (common, given) in settings.items():
-            if common is None:
-                found = bench.one_shot(
-                    lambda block: cold_start(model, summary, block), **given
-                )
-            else:
-                found = bench.one_shot([common] * WORKERS, **given)
-            for n_polish in (0, 1, 2, 3):
-                value = bench.polished(found.params, n_polish)
-                critical = 2 * LINK + found.local + found.reduction
-                critical += n_polish * bench.pass_of_cluster
-                moved = found.nbytes + n_polish * bench.stats_nbytes
-                cells = [
-                    f"{label} | {n_polish}",
-                    f"{found.passes[0]} ({found.passes[1]:.1f})",
-                    f"{found.local:.3f} | {found.reduction:.3f} | {critical:.3f}",
-                    f"{(best - value) / n:.2g} | {moved / 1e6:.2f}",
-                ]
-                there = np.flatnonzero(values >= value - SAME * n)
-                if len(there):
-                    on_cluster = times[there[0]]
-                    passes = round(on_cluster / bench.pass_of_cluster)
-                    on_one = [passes * s for s in bench.pass_of_one.values()]
-                    cells.append(f"{passes} | {on_one[0]:.2f}")
-                    if passes:
-                        ratios = [critical / s for s in (*on_one, on_cluster)]
-                        cells.append(
-                            f"{ratios[0]:.3f} | {ratios[1]:.3f} | {on_cluster:.3f} | "
-                            f"{ratios[2]:.2f}"
-                        )
-                    else:
-                        cells.append("| | 0 |")
-                else:
-                    cells.append("never | | | | |")
-                print("| " + " | ".join(cells) + " |", flush=True)
+            own = functools.partial(cold_start, model, summary)
+            local.append(("every worker's own cold start", own, *LOCAL[0]))
+        for label, begin, tol, most in local:
+            fits = bench.local_fits(begin, tol, most)
+            for given in REDUCTIONS:
+                found = bench.reduced(*fits, **given)
+                sent = "" if given.get("informed", True) else ", no statistics"
+                named = f"{label}; {given['n_support']} rows{sent}"
+                for n_polish in (0, 1, 2):
+                    value = bench.polished(found.params, n_polish)
+                    row = bench.row(found, n_polish, value, best, times, values)
+                    print(f"| {named} | {row} |", flush=True)
 
 
 # ---------------------------------------------------------------------- real workers
@@ -797,7 +805,8 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"dask_em {dask_em.__version__}, NumPy {np.__version__}, {cores} cores")
     truth = Truth.of(folder)
-    with threadpool_limits(1):
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # passes are limited here
         if options.mode == "accuracy":
             accuracy(truth, options.rows or 100_000, options.sets)
         elif options.mode == "time":

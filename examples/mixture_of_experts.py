@@ -104,8 +104,8 @@ def print_table(fits: dict[str, Any]) -> None:
             f"{moved(result, per_e_step) / 1000:>11.1f}{seconds:>10.2f}"
         )
     print(
-        f"\n{report['local_fits']} local fits of up to {report['local_passes']} passes; "
-        f"their reduction took {report['reduction_seconds']:.2f} s."
+        f"\n{report['local_fits']} local fits of up to {report['local_passes']} "
+        f"passes; their reduction took {report['reduction_seconds']:.2f} s."
     )
 
 
@@ -140,7 +140,7 @@ def draw(fit: MixtureOfExpertsRegressor, n_rows: int, path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--workers", type=int, default=4)
     given = parser.parse_args()
     fits = on_a_cluster(given.rows, given.workers)

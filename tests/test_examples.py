@@ -1,6 +1,7 @@
 """The examples do what the documentation says of them."""
 
 import importlib.util
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -119,6 +120,49 @@ def test_movielens(monkeypatch, tmp_path):
         assert likelihood == pytest.approx(restricted, rel=1e-9)
     for name in ("bound", "users", "residuals"):
         assert (tmp_path / f"movielens_{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_mixture_of_experts(tmp_path):
+    pytest.importorskip("matplotlib")
+    import subprocess
+
+    script = str(EXAMPLES / "mixture_of_experts.py")
+    done = subprocess.run(
+        [sys.executable, script, "--rows", "40000", "--workers", "2"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "40000 rows on 2 workers"
+    rows = {line.split()[0]: line.split()[1:] for line in lines if "." in line}
+    reduced, polished, em = (
+        [float(number) for number in rows[name]]
+        for name in ("one_shot", "one_shot+polish", "em")
+    )
+    assert polished[0] == pytest.approx(em[0], abs=0.04)  # tol per row
+    assert em[0] - 40.0 < reduced[0] < em[0]
+    assert reduced[2] == 1
+    assert reduced[3] < polished[3]
+    pairs = re.findall(r"(-?\d+\.\d+) \[ *(-?\d+(?:\.\d)?)\]", done.stdout)
+    assert len(pairs) == 3 * (1 + 8 + 1)
+    estimates, truth = np.array(pairs, dtype=float).T
+    np.testing.assert_allclose(estimates, truth, atol=0.2)
+    assert (tmp_path / "mixture_of_experts.png").stat().st_size > 10_000
+
+
+def test_chunks_of_experts_are_the_same_every_time():
+    namespace = runpy.run_path(str(EXAMPLES / "mixture_of_experts.py"))
+    X, y = namespace["generate"](1000, 4)
+    assert X.chunks == ((250,) * 4, (8,))
+    assert y.chunks == ((250,) * 4,)
+    first, again = X.compute(scheduler="synchronous"), X.compute()
+    np.testing.assert_array_equal(first, again)
+    assert len(np.unique(first[:, 0])) == 1000
 
 
 def test_movielens_reads_a_release(tmp_path):

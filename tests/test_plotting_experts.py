@@ -30,7 +30,7 @@ def closed_figures():
 def data():
     """Two lines, the second where the first column is large."""
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(900, 2)) + [1.0, -2.0]
+    X = rng.normal(size=(900, 2)) + np.array([1.0, -2.0])
     second = X[:, 0] - 1 + 0.7 * rng.logistic(size=900) > 0
     y = np.where(second, 2 + 3 * X[:, 0] + X[:, 1], -1 - 2 * X[:, 0])
     return X, y + 0.4 * rng.normal(size=900)
@@ -133,6 +133,21 @@ def test_frames(data):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("income", "age")
     with pytest.raises(ValueError, match="feature names the column 'wealth'"):
         plot_experts(one, X, y, feature="wealth")
+
+
+def test_lazy_frames_of_unknown_length(mixture):
+    pytest.importorskip("pandas")
+    dd = pytest.importorskip("dask.dataframe")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(6000, 2))
+    y = mixture.predict(X)
+    rows, response = (dd.from_array(a, chunksize=2000) for a in (X, y))
+    named = MixtureOfExpertsRegressor(2, random_state=0).fit(rows, response)
+    ax = plot_experts(named, rows, response)
+    offsets = ax.collections[0].get_offsets()
+    at = np.linspace(0, 5999, 5000).round().astype(int)
+    np.testing.assert_array_equal(offsets, np.column_stack([X[at, 0], y[at]]))
+    assert ax.get_ylabel() == "response (5000 rows, evenly)"
 
 
 def test_several_responses(data):

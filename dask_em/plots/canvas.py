@@ -51,12 +51,23 @@ def colours(n: int) -> Array:
     return np.asarray(colormaps["viridis"](np.linspace(0, 0.95, n))[:, :3])
 
 
-def some_rows(arrays: list[Any], most: int) -> list[Array]:
-    """Return rows of arrays of equal length, at equal distances, in memory."""
+def some_rows(arrays: list[Any], most: int) -> tuple[list[Array], bool]:
+    """Return rows of arrays of equal length in memory, and whether they are all.
+
+    Of more than `most` rows, so many are taken, at equal distances.
+    """
     import dask
 
+    found, whole = _thinned(arrays, most)
+    computed = dask.compute(*found)  # type: ignore[attr-defined]
+    # lazy ones may not have known how long they are
+    found, still = _thinned([np.asarray(a) for a in computed], most)
+    return found, whole and still
+
+
+def _thinned(arrays: list[Any], most: int) -> tuple[list[Any], bool]:
     n = arrays[0].shape[0]
-    if n > most:  # unknown lengths are not
-        at = np.linspace(0, n - 1, most).round().astype(int)
-        arrays = [a[at] for a in arrays]
-    return [np.asarray(a) for a in dask.compute(*arrays)]  # type: ignore[attr-defined]
+    if not n > most:  # NaN where it is not known
+        return arrays, True
+    at = np.linspace(0, n - 1, most).round().astype(int)
+    return [a[at] for a in arrays], False

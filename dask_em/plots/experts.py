@@ -107,7 +107,7 @@ def plot_experts(
     if not isinstance(target, Integral) or not 0 <= target < q:
         raise ValueError(f"target must be a column of y, 0 to {q - 1}, got {target!r}.")
     ax = axes(ax)
-    rows, response = some_rows([table.X, table.y], POINTS)
+    (rows, response), whole = some_rows([table.X, table.y], POINTS)
     shade = colours(density.n_components)
     found = density.responsibilities(rows, response)
     response = response.reshape(len(rows), -1)[:, target].astype(np.float64)
@@ -124,7 +124,7 @@ def plot_experts(
         draw_line(ax, along, mean[:, k], gate[:, k], DARKER * colour, 2.5, k)
     ax.set_xlim(*ends)
     ax.set_ylim(_range(response))
-    shown = "" if len(rows) == table.X.shape[0] else f" ({len(rows)} rows, evenly)"
+    shown = "" if whole else f" ({len(rows)} rows, evenly)"
     ax.set_xlabel(name_of(mixture, column))
     ax.set_ylabel(("response" if q == 1 else f"response {target}") + shown)
     _legend(ax, DARKER * shade)
@@ -195,7 +195,7 @@ def plot_gate(
     if len(chosen) not in (1, 2):
         raise ValueError(f"features must name one or two columns, got {features!r}.")
     ax = axes(ax)
-    (rows,) = some_rows([table.X], POINTS)
+    (rows,), _ = some_rows([table.X], POINTS)
     shade = colours(density.n_components)
     ax.set_xlabel(name_of(mixture, chosen[0]))
     if len(chosen) == 1:

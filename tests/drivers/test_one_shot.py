@@ -20,7 +20,7 @@ from dask_em.models.experts.model import MixtureOfExpertsModel
 from dask_em.models.experts.params import Design
 from dask_em.models.gaussian_mixture import GaussianMixtureModel
 from dask_em.reduction.base import Reduction
-from dask_em.testing import assert_monotone
+from dask_em.testing import SCHEDULES, assert_monotone
 from dask_em.transports import Futures, Local, Simulated
 
 
@@ -257,3 +257,16 @@ def test_published_simulation():
     variances = raw.covariance[order, 0, 0]
     error = np.mean((variances - np.array(truth["sigma2"], float)) ** 2)
     assert error < 0.24 / 30
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("family", ["gaussian", "poisson"])
+def test_every_schedule_on_a_cluster(client, family, schedule):
+    y = Y if family == "gaussian" else np.floor(np.exp(np.clip((Y + 12) / 8, 0, 4)))
+    how = {"family": family, "random_state": 0, "tol": 1e-9, "reg_gate": 1e-3}
+    alone = MixtureOfExpertsRegressor(2, transport=Local(1), **how).fit(X, y)
+    found = MixtureOfExpertsRegressor(
+        2, transport=Futures(client), schedule=schedule, strategy="em", shards=6, **how
+    ).fit(X, y)
+    assert found.converged_
+    assert found.log_likelihood_ == pytest.approx(alone.log_likelihood_, rel=1e-7)
