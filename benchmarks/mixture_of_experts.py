@@ -496,13 +496,13 @@ class Bench:
         self,
         local: float,
         fits: Sequence[LocalFit[Any]],
-        n_support: int = 2000,
+        brief: bool = False,
         informed: bool = True,
     ) -> Timed:
         """Make the local fits one."""
         if not informed:
             fits = [dataclasses.replace(fit, stats=None) for fit in fits]
-        model = self.truth.model(reduction=Reduction(n_support=n_support))
+        model = self.truth.model(reduction=Reduction(brief=brief))
         reduction, found = fastest(
             lambda: model.reduce(fits, self.sample, np.random.default_rng(0)), 5
         )
@@ -557,12 +557,12 @@ class Bench:
 
 
 #: Tolerances and most passes of local fits.
-LOCAL = ((1e-6, 500), (1e-4, 500), (1e-3, 500), (1e-6, 5))
+LOCAL = ((1e-6, 500), (1e-4, 500))
 #: Settings of the reduction.
 REDUCTIONS: tuple[dict[str, Any], ...] = (
-    {"n_support": 2000},
-    {"n_support": 500},
-    {"n_support": 200, "informed": False},
+    {"brief": False},
+    {"brief": True},
+    {"brief": True, "informed": False},
 )
 
 
@@ -618,7 +618,8 @@ def timing(truth: Truth, n: int) -> None:
             for given in REDUCTIONS:
                 found = bench.reduced(*fits, **given)
                 sent = "" if given.get("informed", True) else ", no statistics"
-                named = f"{label}; {given['n_support']} rows{sent}"
+                brief = ", brief reduction" if given["brief"] else ""
+                named = f"{label}{brief}{sent}"
                 for n_polish in (0, 1, 2):
                     value = bench.polished(found.params, n_polish)
                     row = bench.row(found, n_polish, value, best, times, values)

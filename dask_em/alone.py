@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -52,6 +53,7 @@ def em_alone(
     tol: float,
     max_iter: int,
     acceleration: Acceleration | None = None,
+    seconds: float | None = None,
 ) -> Alone[P, S]:
     """Run EM on prepared rows until a step gains less than `tol` per unit of weight.
 
@@ -65,6 +67,8 @@ def em_alone(
     max_iter : int
         E-steps at most.
     acceleration : Acceleration, optional
+    seconds : float, optional
+        After which no further E-step is made.
 
     Returns
     -------
@@ -79,7 +83,11 @@ def em_alone(
     climb: Climb[P, S] = Climb(model, acceleration, _ROUNDING)
     here = params
     n_iter, converged = 0, False
+    began = time.monotonic()
     while n_iter < max_iter:
+        late = seconds is not None and time.monotonic() > began + seconds
+        if late and climb.summit is not None:
+            break
         n_iter += 1
         stats, _ = e_step_of(model, here, prepared)
         value = float(model.lower_bound(here, stats))

@@ -91,14 +91,19 @@ def fingerprint_of(model: Model[Any, Any], summary: Any) -> dict[str, Any]:
         "model": f"{type(model).__module__}.{type(model).__qualname__}"
     }
     if dataclasses.is_dataclass(model):
+        settings = {
+            f.name: (getattr(model, f.name), f.compare)
+            for f in dataclasses.fields(model)
+            if not f.metadata.get("free")  # to be changed between runs
+        }
         found["settings"] = {
-            f.name: value
-            for f in dataclasses.fields(model)
-            if isinstance(value := getattr(model, f.name), (str, int, float, bool))
+            name: value
+            for name, (value, _) in settings.items()
+            if isinstance(value, (str, int, float, bool))
         } | {
-            f.name: repr(value)
-            for f in dataclasses.fields(model)
-            if f.compare and dataclasses.is_dataclass(value := getattr(model, f.name))
+            name: repr(value)
+            for name, (value, compare) in settings.items()
+            if compare and dataclasses.is_dataclass(value)
         }
     if hasattr(summary, "fingerprint"):
         found["data"] = summary.fingerprint

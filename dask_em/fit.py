@@ -42,6 +42,9 @@ logger = logging.getLogger("dask_em")
 #: Gain of a pass per unit of weight at which a fit under a schedule that mixes
 #: versions hands over to a synchronous one, where a model asks for that.
 COARSE = 1e-6
+#: Gain of a pass per unit of weight that ends local fits which passes over all rows
+#: follow.
+LOCAL_TOL = 1e-4
 #: Rows on which the time of an E-step is measured before shards are made, to begin
 #: with, and seconds that are long enough to tell.
 _PROBE_ROWS = 64
@@ -277,9 +280,18 @@ class Fit:
     ) -> EMResult[Any]:
         """Fit locally, reduce to one, and polish by passes over all rows."""
         until = self.stopping
-        alone = FitAlone(self.model, params, until.tol, until.max_iter)
-        found = await self._in_time(self._map(alone), "the local fits were made")
-        fits: list[LocalFit[Any]] = [fit for local in found for fit in local]
+        seconds = None
+        if until.deadline is not None and not self.transport.virtual:
+            # most of what is left, for the local fits that a worker has
+            left = self._began + until.deadline - time.monotonic()
+            turns = math.ceil(len(self._pieces) / max(len(self.transport.workers), 1))
+            seconds = 0.7 * left / turns
+        tol = until.tol
+        if self.strategy == "one_shot+polish" and tol > 0:
+            tol = max(tol, LOCAL_TOL)  # what is left, the passes over all rows make up
+        alone = FitAlone(self.model, params, tol, until.max_iter, seconds)
+        local = await self._in_time(self._map(alone), "the local fits were made")
+        fits: list[LocalFit[Any]] = [fit for one in local for fit in one]
         if not any(fit.weight > 0 for fit in fits):
             raise ValueError(
                 f"none of {len(fits)} local fits succeeded; use fewer shards, or "
@@ -291,7 +303,7 @@ class Fit:
             asyncio.to_thread(self.model.reduce, fits, self._sample, rng),
             "the local fits were reduced",
         )
-        report = {
+        report: dict[str, Any] = {
             "local_fits": len(fits),
             "kept": len(reduced.kept),
             "nbytes": sum(fit.nbytes for fit in fits),
@@ -304,14 +316,24 @@ class Fit:
         rows = sum(fit.weight for fit in fits)
         passes = sum(fit.n_iter * fit.weight for fit in fits) / rows
         if self.strategy == "one_shot":
-            stats = await self._in_time(
-                self._mapreduce(Evaluate(self.model, reduced.params)),
-                "the likelihood was computed",
+            candidates = {"reduction": reduced.params, **reduced.alternatives}
+            evaluate = Evaluate(self.model, tuple(candidates.values()))
+            found = await self._in_time(
+                self._mapreduce(evaluate), "the likelihood was computed"
             )
-            value = float(self.model.lower_bound(reduced.params, stats))
+            value, chosen, stats = max(
+                (
+                    (float(self.model.lower_bound(params, stats)), name, stats)
+                    for (name, params), stats in zip(
+                        candidates.items(), found.stats, strict=True
+                    )
+                ),
+                key=lambda one: one[0] if one[0] == one[0] else -math.inf,
+            )
+            report["chosen"] = chosen
             converged = all(fit.converged for fit in fits if fit.weight > 0)
             result: EMResult[Any] = EMResult(
-                params=self.model.complete(reduced.params, stats),
+                params=self.model.complete(candidates[chosen], stats),
                 status="converged" if converged else "max_iter",
                 message=f"the reduction of {len(reduced.kept)} local fits",
                 lower_bound=value,

@@ -32,12 +32,15 @@ class FitAlone:
     params : P
     tol : float
     max_iter : int
+    seconds : float, optional
+        After which a fit ends with what it has.
     """
 
     model: Model[Any, Any]
     params: Any
     tol: float
     max_iter: int
+    seconds: float | None = None
 
     def __call__(self, prepared: Any, rng: np.random.Generator) -> list[LocalFit[Any]]:
         """Fit to one block."""
@@ -57,6 +60,7 @@ class FitAlone:
                 prepared,
                 tol=self.tol,
                 max_iter=self.max_iter,
+                seconds=self.seconds,
                 acceleration=model.acceleration if model.packs else None,
             )
         except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
@@ -77,11 +81,25 @@ class FitAlone:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Run one E-step on the rows of a piece."""
+    """Run an E-step on the rows of a piece, at several parameters."""
 
     model: Model[Any, Any]
-    params: Any
+    params: Sequence[Any]
 
-    def __call__(self, prepared: Any, rng: np.random.Generator) -> Any:
-        """Return the statistics of one block."""
-        return e_step_of(self.model, self.params, [prepared])[0]
+    def __call__(self, prepared: Any, rng: np.random.Generator) -> Together:
+        """Return the statistics of one block, for each of the parameters."""
+        return Together(
+            tuple(e_step_of(self.model, p, [prepared])[0] for p in self.params)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Statistics at several parameters, which add up one by one."""
+
+    stats: tuple[Any, ...]
+
+    def __add__(self, other: Together) -> Together:
+        return Together(
+            tuple(a + b for a, b in zip(self.stats, other.stats, strict=True))
+        )

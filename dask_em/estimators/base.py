@@ -132,7 +132,7 @@ class EMEstimator(CallbackSupportMixin, BaseEstimator):
         if passes is not None:
             passes.end(attributes)
         _warn(result, attributes["n_iter_"], self._advice)
-        for name in ("feature_names_in_", "_features"):
+        for name in ("feature_names_in_", "_features", "reduction_"):
             self.__dict__.pop(name, None)
         self.__dict__.update(attributes)
         return self

@@ -97,11 +97,6 @@ class MixtureOfExperts(EMEstimator):
     def _fit_experts(self, table: Table, family: Family) -> Any:
         """Fit to rows and responses that have been checked."""
         design = self._design(table)
-        reduction = Reduction(
-            gate=self.reduction_gate,  # type: ignore[arg-type]
-            n_support=self.n_support,
-            robust=self.robust,
-        )
         model = MixtureOfExpertsModel(
             self.n_components,
             family,
@@ -110,17 +105,32 @@ class MixtureOfExperts(EMEstimator):
             reg_gate=float(self.reg_gate),
             var_floor=float(getattr(self, "var_floor", 1e-8)),
             init=self.init,
-            reduction=reduction,
         )
-        found = self._found(model)
-        strategy = self._strategy(table, model)
+        found = self._found(model, table)
+        strategy, n_fits, free = self._strategy(table, model)
+        if strategy != "em" and table.X.shape[0] < n_fits * free:
+            warnings.warn(
+                f"{n_fits} local fits have fewer rows each than the mixture has "
+                f"parameters, {free}; use fewer shards, or strategy='em'.",
+                UserWarning,
+                stacklevel=3,
+            )
         check_strategy(model, strategy, self.n_polish)
+        reduction = Reduction(
+            gate=self.reduction_gate,  # type: ignore[arg-type]
+            n_support=self.n_support,
+            robust=self.robust,
+            brief=strategy == "one_shot+polish",
+        )
+        model = dataclasses.replace(model, reduction=reduction)
         settings: dict[str, Any] = {"start": found, "strategy": strategy}
         if found is not None:
             settings["n_init"] = 1
         return self._fit_model(model, table, **settings)
 
-    def _found(self, model: MixtureOfExpertsModel) -> ExpertsParams | None:
+    def _found(
+        self, model: MixtureOfExpertsModel, table: Table
+    ) -> ExpertsParams | None:
         """Return the outcome of an earlier fit, for a warm start."""
         if not self.warm_start or not hasattr(self, "_density_"):
             return None
@@ -133,14 +143,18 @@ class MixtureOfExperts(EMEstimator):
         if not same:
             raise ValueError(
                 "warm_start=True goes on from an earlier fit, but that was of other "
-                "components, columns or responses; set warm_start=False to begin anew."
+                "components, columns, experts or responses; set warm_start=False to "
+                "begin anew."
             )
         return found.params
 
-    def _strategy(self, table: Table, model: MixtureOfExpertsModel) -> str:
-        """Return what "auto" stands for: local fits first, where there are many."""
-        if self.strategy != "auto":
-            return self.strategy
+    def _strategy(
+        self, table: Table, model: MixtureOfExpertsModel
+    ) -> tuple[str, int, int]:
+        """Return what "auto" stands for: local fits first, where there are many.
+
+        Also, how many local fits there would be, and how many parameters each has.
+        """
         n = table.X.shape[0]
         if self.shards == "auto":
             n_fits = named_transport(self.transport).n_workers_expected()
@@ -153,7 +167,10 @@ class MixtureOfExperts(EMEstimator):
             model.family.n_parameters(q, p) + len(model.design.gate) + 1
         )
         many = n_fits >= MANY and n >= n_fits * free * ROWS_PER_PARAMETER
-        return "one_shot+polish" if many else "em"
+        strategy = self.strategy
+        if strategy == "auto":
+            strategy = "one_shot+polish" if many else "em"
+        return strategy, n_fits, free
 
     def _refitted(
         self, model: Model[Any, Any], result: EMResult[Any]
@@ -226,6 +243,9 @@ class MixtureOfExperts(EMEstimator):
             reg_gate_=like.reg_gate_,
             log_likelihood_=math.nan,
             converged_=True,
+            n_iter_=len(reduced.objective) - 1,
+            lower_bound_=math.nan,
+            lower_bounds_=[],
             reduction_=reduced,
         )
 
@@ -279,7 +299,8 @@ class MixtureOfExperts(EMEstimator):
         array of shape (n_samples, n_components)
             Lazy or labelled where X is.
         """
-        return self._over(X, "gate", "gate", self.n_components)
+        check_is_fitted(self)
+        return self._over(X, "gate", "gate", self._density_.n_components)
 
     def responsibilities(self, X: Any, y: Any) -> Any:
         """Return the probability that each expert has produced the response.
@@ -296,9 +317,9 @@ class MixtureOfExperts(EMEstimator):
         -------
         array of shape (n_samples, n_components)
         """
-        return self._over_both(
-            X, y, "responsibilities", "responsibility", self.n_components
-        )
+        check_is_fitted(self)
+        k = self._density_.n_components
+        return self._over_both(X, y, "responsibilities", "responsibility", k)
 
     def score_samples(self, X: Any, y: Any) -> Any:
         """Return the log density of each response, given its row.
@@ -442,7 +463,8 @@ class MixtureOfExperts(EMEstimator):
             If the information is singular, so that some errors are NaN.
         """
         table = self._joint_table(X, y, sample_weight)
-        return standard_errors(self._density_, table, self.reg_gate_)
+        ridge = float(getattr(self, "reg_expert", 0.0))
+        return standard_errors(self._density_, table, self.reg_gate_, ridge)
 
     def select_n_components(
         self,
@@ -484,6 +506,14 @@ def columns_named(
     """
     if chosen is None:
         return tuple(range(n_features))
+    mask = np.asarray(chosen)
+    if mask.dtype == bool:
+        if mask.shape != (n_features,):
+            raise ValueError(
+                f"{name} is a mask of the shape {mask.shape}, but X has {n_features} "
+                "columns."
+            )
+        chosen = np.flatnonzero(mask)
     found = []
     known = [] if names is None else list(names)
     for column in [chosen] if isinstance(chosen, (str, Integral)) else list(chosen):

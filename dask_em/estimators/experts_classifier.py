@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from ..models.experts.families import Family
 from ..models.experts.multinomial import Multinomial
 from ..models.experts.params import ExpertsParams
 from ..sharding import is_dask
+from .clients import asynchronous_client
 from .experts_base import MixtureOfExperts
-from .sums import asynchronous_client, formula_of_sums
+from .sums import formula_of_sums
 from .table import Table
 
 __all__ = ["MixtureOfExpertsClassifier"]
@@ -252,15 +254,17 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
         table = Table.of(self, X, sample_weight, dim=dim, reset=True, min_samples=2)
         if getattr(y, "ndim", 1) == 2 and not is_dask(y) and not is_labelled(y):
             y = column_or_1d(y, warn=True)
+        in_memory = not is_dask(y) and not is_dask(getattr(y, "data", None))
         table = table.with_responses(y)
-        classes = self._classes_of(table)
+        classes = self._classes_of(table, y if in_memory else None)
         table = table.with_attributes(classes_=classes)
         family = self._family(len(classes))
         return self._fit_experts(_coded(table, classes), family)
 
     def _check_settings(self) -> None:
         super()._check_settings()
-        if not 0 <= self.reg_expert < np.inf:
+        ridge = self.reg_expert
+        if not isinstance(ridge, Real) or not 0 <= float(ridge) < np.inf:
             raise ValueError(
                 f"reg_expert must not be negative, got {self.reg_expert!r}."
             )
@@ -268,14 +272,15 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
     def _family(self, n_predictors: int) -> Family:
         return Multinomial(n_predictors, float(self.reg_expert))
 
-    def _classes_of(self, table: Table) -> Array:
+    def _classes_of(self, table: Table, given: Any) -> Array:
         y = table.y
         if y.ndim == 2 and y.shape[1] != 1:
             raise ValueError(
                 f"y must have one class per row, got the shape {y.shape}; fit one "
                 "mixture for each column."
             )
-        if not table.lazy:
+        if given is not None or not table.lazy:
+            y = np.asarray(given if table.lazy else y)
             if y.dtype.kind in "fc":
                 assert_all_finite(y, input_name="y")
             check_classification_targets(np.ravel(y))
@@ -297,6 +302,17 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
                 f"{classes.tolist()[0]!r}."
             )
         return classes
+
+    def _found(self, model: Any, table: Table) -> Any:
+        found = super()._found(model, table)
+        if found is not None and not np.array_equal(
+            self.classes_, table.attributes["classes_"]
+        ):
+            raise ValueError(
+                "warm_start=True goes on from an earlier fit, but that was to the "
+                f"classes {self.classes_.tolist()}; set warm_start=False to begin anew."
+            )
+        return found
 
     def _checked_responses(self, table: Table) -> Table:
         return _coded(table, self.classes_)
@@ -344,6 +360,20 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
         values = table.map(self._density_.mean, table.dtype, len(self.classes_))
         return table.wrap(values, "probability", "class")
 
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return the logarithms of the probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        return np.log(self.predict_proba(X))
+
     def expert_predict(self, X: Any) -> Any:
         """Return the probability of each class by every expert.
 
@@ -356,7 +386,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
         array of shape (n_samples, n_components, n_classes)
         """
         table = Table.of(self, X)
-        k, q = self.n_components, len(self.classes_)
+        k, q = self._density_.n_components, len(self.classes_)
         values = table.map(self._density_.experts, table.dtype, k * q)
         if table.labels is None:
             return values.reshape((values.shape[0], k, q))
@@ -366,7 +396,8 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
             table.wrap(values[:, c * q : (c + 1) * q], "expert", "class")
             for c in range(k)
         ]
-        return xarray.concat(parts, dim="component")
+        found = xarray.concat(parts, dim="component")
+        return found.transpose(..., "component", "class")
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Return the share of rows whose class is predicted right.
@@ -383,11 +414,9 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
         float
             An awaitable of it if the current Dask client is asynchronous.
         """
-        table = Table.of(self, X, sample_weight).with_responses(y)
-        named = _Named(self._density_, self.classes_)
-        found = table.without_responses().map(named, self.classes_.dtype)
-        observed = table.y if table.y.ndim == 1 else table.y[:, 0]
-        right = (found == observed).astype(np.float64)
+        table = self._joint_table(X, y, sample_weight)
+        found = table.without_responses().map(self._density_.classes, np.float64)
+        right = (found == table.y).astype(np.float64)
         return formula_of_sums(table, [right], lambda weight, total: total / weight)
 
     def _as_given(self, y: Array) -> Array:
@@ -406,10 +435,14 @@ class _Named:
 
 def _coded(table: Table, classes: Array) -> Table:
     """Return the table with the numbers of the classes as responses."""
+    if table.y.ndim == 2 and table.y.shape[1] != 1:
+        raise ValueError(
+            f"y must have one class per row, got the shape {table.y.shape}."
+        )
     y = table.y if table.y.ndim == 1 else table.y[:, 0]
     if table.lazy:
-        return table.with_responses(y.map_blocks(_codes, classes, dtype=np.float64))
-    return table.with_responses(_codes(y, classes))
+        return table.replacing(y.map_blocks(_codes, classes, dtype=np.float64))
+    return table.replacing(_codes(y, classes))
 
 
 def _codes(y: Any, classes: Array) -> Array:

@@ -61,8 +61,15 @@ class StandardErrors:
     matrix: Array
 
 
+def ridge_curvature(k: int, g: int, ridge: float) -> Array:
+    """Return the curvature of a ridge on the slopes of K log odds, of all K."""
+    coupling = np.eye(k) - np.full((k, k), 1.0 / k)
+    slopes = np.diag(np.append(0.0, np.ones(g - 1)))
+    return ridge * np.kron(coupling, slopes)
+
+
 def standard_errors(
-    density: ExpertsDensity, table: Table, reg_gate: float
+    density: ExpertsDensity, table: Table, reg_gate: float, reg_expert: float = 0.0
 ) -> StandardErrors:
     """Invert the observed information at the fitted parameters.
 
@@ -71,23 +78,36 @@ def standard_errors(
     density : ExpertsDensity
     table : Table
         With the responses.
-    reg_gate : float
-        Ridge on the gate, which counts as information.
+    reg_gate, reg_expert : float
+        Ridges on the gate and on the experts of a classifier, which count as
+        information.
     """
     params, design = density.params, density.design
     basis = free_coordinates(density)
     information = table.reduce(Information(density))
     k, g = params.gate.shape
     if reg_gate and k > 1:
-        coupling = np.eye(k - 1) - np.full((k - 1, k - 1), 1.0 / k)
-        slopes = np.diag(np.append(0.0, np.ones(g - 1)))
         n = (k - 1) * g
-        information[:n, :n] += reg_gate * np.kron(coupling, slopes)
+        information[:n, :n] += ridge_curvature(k, g, reg_gate)[:n, :n]
+    if reg_expert:
+        _, q, p = params.coef.shape
+        for c in range(k):
+            own = slice((k - 1) * g + c * q * p, (k - 1) * g + (c + 1) * q * p)
+            information[own, own] += ridge_curvature(q, p, reg_expert)
     free = basis.T @ information @ basis
     free = (free + free.T) / 2
+    if not np.isfinite(free).all():
+        raise ValueError(
+            "the observed information is not finite at these rows; check the scale of "
+            "X and y."
+        )
     scale = 1 / np.sqrt(np.maximum(np.abs(np.diagonal(free)), 1e-300))
     values, vectors = np.linalg.eigh(free * scale * scale[:, None])
-    if values.min() <= 1e-10 * values.max():
+    known = values > 1e-10 * values.max()
+    half = (scale[:, None] * vectors[:, known]) / np.sqrt(values[known])
+    matrix = half @ half.T
+    unknown = vectors[:, ~known]
+    if not known.all():
         warnings.warn(
             "The observed information is singular: some parameters are not determined "
             "by the data, and have no standard errors (NaN). Try fewer components or "
@@ -95,10 +115,8 @@ def standard_errors(
             UserWarning,
             stacklevel=3,
         )
-        matrix = np.full_like(free, np.nan)
-    else:
-        half = (scale[:, None] * vectors) / np.sqrt(values)
-        matrix = half @ half.T
+        lost = np.abs(unknown).max(axis=1) > 1e-4
+        matrix[lost] = matrix[:, lost] = np.nan
     # the delta method, to the units of the data
     vector = packed(params)
 
@@ -112,7 +130,9 @@ def standard_errors(
         h = _STEP * max(1.0, float(np.abs(vector[direction > 0]).max()))
         columns.append((raw(h * direction) - raw(-h * direction)) / (2 * h))
     J = np.stack(columns, axis=1)
-    errors = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", J, matrix, J), 0.0))
+    # what does not depend on a parameter is as sure without it
+    parts = np.where((J != 0)[:, :, None] & (J != 0)[:, None, :], matrix, 0.0)
+    errors = np.sqrt(np.maximum(np.einsum("ij,ijk,ik->i", J, parts, J), 0.0))
     shapes: list[Array] = [params.gate, params.coef, params.covariance, params.dof]
     ends = np.cumsum([part.size for part in shapes])[:3]
     gate, coef, covariance, dof = (

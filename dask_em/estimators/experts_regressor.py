@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,9 @@ class MixtureOfExpertsRegressor(RegressorMixin, MixtureOfExperts):
     Attributes
     ----------
     intercept_ : ndarray of shape (n_components,) or (n_components, n_targets)
-    coef_ : ndarray of shape (n_components, n_expert_features) or (n_components, \
-n_targets, n_expert_features)
-        The second for a `y` of two dimensions. Of the logarithm of the rate, for
-        Poisson experts.
+    coef_ : ndarray of shape (n_components, n_expert_features)
+        Or (n_components, n_targets, n_expert_features) for a `y` of two dimensions. Of
+        the logarithm of the rate, for Poisson experts.
     covariances_ : ndarray of shape (n_components, n_targets, n_targets)
         Of the experts (scale matrices for Student-t); not there for Poisson.
     dof_ : ndarray of shape (n_components,)
@@ -278,7 +278,7 @@ n_targets, n_expert_features)
         """
         self._check_settings()
         table = Table.of(self, X, sample_weight, dim=dim, reset=True, min_samples=2)
-        table = self._checked_responses(table.with_responses(y))
+        table = self._checked_responses(table.with_responses(y), known=False)
         flat = table.y.ndim == 1
         table = table.with_attributes(_flat_y=flat)
         return self._fit_experts(table, self._family(1 if flat else table.y.shape[1]))
@@ -301,7 +301,7 @@ n_targets, n_expert_features)
                 "covariance_type must be 'full', 'diag' or 'tied', got "
                 f"{self.covariance_type!r}."
             )
-        if not 0 < self.var_floor < 1:
+        if not isinstance(self.var_floor, Real) or not 0 < float(self.var_floor) < 1:
             raise ValueError(
                 f"var_floor must lie between 0 and 1, got {self.var_floor!r}."
             )
@@ -312,15 +312,18 @@ n_targets, n_expert_features)
             return kinds[self.family](self.covariance_type)  # type: ignore[arg-type]
         return named_family(self.family)
 
-    def _checked_responses(self, table: Table) -> Table:
+    def _checked_responses(self, table: Table, *, known: bool = True) -> Table:
         y = table.y
         if y.dtype.kind not in "fiub":
-            if y.dtype.kind != "O" or table.lazy:
+            try:
+                if y.dtype.kind != "O" or table.lazy:
+                    raise TypeError
+                y = y.astype(np.float64)
+            except (TypeError, ValueError):
                 raise ValueError(
                     f"y must be numeric, got dtype {y.dtype}; encode it, or use "
                     "MixtureOfExpertsClassifier for classes."
-                )
-            y = y.astype(np.float64)
+                ) from None
         if not table.lazy:
             y = np.asarray(y, dtype=np.float64)
             assert_all_finite(y, input_name="y")
@@ -329,12 +332,18 @@ n_targets, n_expert_features)
                     f"Some y are negative (the least is {y.min():g}), which "
                     "family='poisson' cannot have; use family='gaussian'."
                 )
+        fitted = getattr(self, "_density_", None) if known else None
+        n = 1 if y.ndim == 1 else y.shape[1]
+        if fitted is not None and n != fitted.n_responses:
+            raise ValueError(
+                f"y has {n} responses per row, but the fit was to {fitted.n_responses}."
+            )
         if self.family == "poisson" and y.ndim == 2 and y.shape[1] != 1:
             raise ValueError(
                 "family='poisson' takes one response; fit one mixture for each column "
                 "of y, or use family='gaussian'."
             )
-        return table.with_responses(y)
+        return table.replacing(y)
 
     def _attributes_of(self, params: ExpertsParams, table: Table) -> Mapping[str, Any]:
         attributes = dict(super()._attributes_of(params, table))
@@ -393,7 +402,7 @@ n_targets, n_expert_features)
         array of shape (n_samples, n_components) or (n_samples, n_components, n_targets)
         """
         table = Table.of(self, X)
-        k, q = self.n_components, self._density_.n_responses
+        k, q = self._density_.n_components, self._density_.n_responses
         values = table.map(self._density_.experts, table.dtype, k * q)
         if self._flat_y:
             return table.wrap(values, "expert")
@@ -405,7 +414,8 @@ n_targets, n_expert_features)
         ]
         import xarray
 
-        return xarray.concat(parts, dim="component")
+        found = xarray.concat(parts, dim="component")
+        return found.transpose(..., "component", "target")
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Return the coefficient of determination of the predictions.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from inspect import isawaitable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+
+from ..schedules.base import check_integer
 
 __all__ = ["Selection", "selected"]
 
@@ -72,14 +76,26 @@ def selected(
     """
     if criterion not in ("aic", "bic", "icl"):
         raise ValueError(f"criterion must be 'bic', 'icl' or 'aic', got {criterion!r}.")
+    if isinstance(candidates, Integral) or not len(list(candidates)):
+        raise ValueError(
+            "candidates must list numbers of components, for instance range(1, 6), got "
+            f"{candidates!r}."
+        )
+    for k in candidates:
+        check_integer("candidates", k, 1)
     sizes = sorted({int(k) for k in candidates})
-    if not sizes:
-        raise ValueError("candidates must name at least one number of components.")
     fitted: dict[int, Any] = {}
     values: dict[int, float] = {}
     for k in sizes:
         one = clone(estimator).set_params(n_components=k)
-        fitted[k] = one.fit(X, y, sample_weight)
+        found = one.fit(X, y, sample_weight)
+        if isawaitable(found):
+            found.close()  # type: ignore[attr-defined]
+            raise TypeError(
+                "select_n_components cannot wait for fits with an asynchronous client; "
+                "use a Client(asynchronous=False)."
+            )
+        fitted[k] = found
         values[k] = float(getattr(one, criterion)(X, y, sample_weight))
         if np.isnan(values[k]):
             values[k] = np.inf

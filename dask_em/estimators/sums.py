@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..sharding import as_data
+from .clients import asynchronous_client
 from .table import Table
 
-__all__ = ["asynchronous_client", "formula_of_sums"]
+__all__ = ["formula_of_sums"]
 
 
 def formula_of_sums(
@@ -57,16 +57,3 @@ def _checked_weight(table: Table) -> Any:
     """Return the weights as a fit would see them."""
     data: Any = as_data(table.X, None, table.sample_weight)
     return data.arrays[2] if table.lazy else data.block.sample_weight
-
-
-def asynchronous_client() -> Any:
-    """Return the current Dask client if it is one to be awaited."""
-    if "distributed" not in sys.modules:
-        return None
-    from distributed import get_client
-
-    try:
-        client = get_client()
-    except ValueError:
-        return None
-    return client if client.asynchronous else None

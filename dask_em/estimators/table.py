@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..kernels.threads import n_threads
 from ..labels import Labels, is_labelled, unwrap
-from ..sharding import array_of_frame, is_dask
+from ..sharding import array_of_frame, as_data, is_dask
+from .clients import asynchronous_client
 from .tiles import over_tiles
 
 __all__ = ["Table"]
@@ -129,10 +130,11 @@ class Table:
                 "This estimator requires y to be passed, but the target y is None; "
                 "call fit(X, y)."
             )
+        unknown = self.lazy and bool(np.isnan(self.X.shape[0]))
         if hasattr(y, "to_dask_array"):
-            y = array_of_frame(y)
+            y = y.to_dask_array() if unknown else array_of_frame(y)
         elif self.labels is not None:
-            y = self.labels.flatten(y, name="y")
+            y = self._flattened(y)
         elif is_labelled(y):
             y = y.data
         elif not is_dask(y):
@@ -142,8 +144,26 @@ class Table:
                 f"y must have the shape (n_samples,) or (n_samples, n_targets), got "
                 f"{y.ndim} dimensions."
             )
+        if is_dask(y) and not self.lazy:
+            raise ValueError(
+                "y is a Dask array but X is in memory; compute y, or turn X into a "
+                "Dask array with dask.array.from_array(X, chunks=...)."
+            )
+        if unknown != (is_dask(y) and bool(np.isnan(y.shape[0]))):
+            name = "X" if unknown else "y"
+            raise ValueError(
+                f"{name} has chunks of unknown size; call {name}.compute_chunk_sizes() "
+                "first (or, for a DataFrame, to_dask_array(lengths=True))."
+            )
+        if unknown:
+            if y.numblocks[0] != self.X.numblocks[0]:
+                raise ValueError(
+                    f"X has {self.X.numblocks[0]} partitions and y "
+                    f"{y.numblocks[0]}; give them the same."
+                )
+            return dataclasses.replace(self, y=y)
         n, wanted = y.shape[0], self.X.shape[0]
-        if n != wanted and n == n and wanted == wanted:  # unknown lengths are NaN
+        if n != wanted:
             raise ValueError(
                 "Found input variables with inconsistent numbers of samples: X has "
                 f"{wanted} rows, y {n}; check how they were selected."
@@ -152,15 +172,30 @@ class Table:
             from dask.array import from_array
 
             chunks = (self.X.chunks[0], *((c,) for c in y.shape[1:]))
-            if not is_dask(y):
-                y = from_array(y, chunks=chunks)
-            elif n == n and wanted == wanted:
-                y = y.rechunk(chunks)
-        elif is_dask(y):
-            raise ValueError(
-                "y is a Dask array but X is in memory; compute y, or turn X into a "
-                "Dask array with dask.array.from_array(X, chunks=...)."
-            )
+            y = y.rechunk(chunks) if is_dask(y) else from_array(y, chunks=chunks)
+        return dataclasses.replace(self, y=y)
+
+    def _flattened(self, y: Any) -> Any:
+        """Bring labelled responses into the order of the rows."""
+        assert self.labels is not None
+        known = self.labels.dims
+        extra = [d for d in getattr(y, "dims", ()) if d not in known]
+        if is_labelled(y) and len(extra) == 1:
+            columns = [
+                self.labels.flatten(y.isel({extra[0]: i}), name="y")
+                for i in range(y.sizes[extra[0]])
+            ]
+            if self.lazy:
+                from dask.array import stack
+
+                return stack(columns, axis=1).rechunk({1: -1})
+            return np.stack(columns, axis=1)
+        if not is_labelled(y) and np.shape(y) == (self.labels.n_rows,):
+            return y if is_dask(y) else np.asarray(y)
+        return self.labels.flatten(y, name="y")
+
+    def replacing(self, y: Any) -> Table:
+        """Return the table with other responses, of the same rows in the same order."""
         return dataclasses.replace(self, y=y)
 
     def without_responses(self) -> Table:
@@ -248,21 +283,20 @@ class Table:
         array
             Lazy data are computed.
         """
-        n = self.X.shape[0]
         weights = self.sample_weight
+        if weights is not None:  # checked as a fit would
+            checked: Any = as_data(self.X, None, weights)
+            weights = checked.arrays[2] if self.lazy else checked.block.sample_weight
         if not self.lazy:
-            w = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
+            w = np.ones(len(self.X)) if weights is None else weights.astype(float)
             return function(self.X, self.y, w)
-        import dask
-        from dask.array import from_array
-
-        if weights is not None:
-            chunks = (self.X.chunks[0],)
-            weights = (
-                weights.rechunk(chunks)
-                if is_dask(weights)
-                else from_array(np.asarray(weights), chunks=chunks)
+        if asynchronous_client() is not None:
+            raise TypeError(
+                "this computes lazy data at once, which an asynchronous client cannot "
+                "wait for; use a Client(asynchronous=False), or data in memory."
             )
+        import dask
+
         columns = [self.X, self.y, weights]
         parts = [
             [None] * len(self.X.chunks[0])
@@ -309,6 +343,11 @@ def _apply(
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float64)
     assert_all_finite(rows, input_name="X")
+    if any(len(y) != len(rows) for y in responses):
+        raise ValueError(
+            f"a chunk of X has {len(rows)} rows, that of y {len(responses[0])}; give "
+            "both the same chunks."
+        )
     values = over_tiles(function, rows, *responses, n_threads=1)
     return np.asarray(values).astype(cast, copy=False)
 
@@ -316,7 +355,15 @@ def _apply(
 def _reduced(function: Callable[[Any, Any, Any], Any], X: Any, y: Any, w: Any) -> Any:
     """Apply a function to a chunk, in a Dask task."""
     weights = np.ones(len(X)) if w is None else np.asarray(w, dtype=float)
-    return function(np.asarray(X), None if y is None else np.asarray(y), weights)
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError("sample_weight must be finite and not negative.")
+    rows, responses = np.asarray(X), None if y is None else np.asarray(y)
+    if responses is not None and len(responses) != len(rows):
+        raise ValueError(
+            f"a chunk of X has {len(rows)} rows, that of y {len(responses)}; give both "
+            "the same chunks."
+        )
+    return function(rows, responses, weights)
 
 
 def _is_dask_frame(X: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -32,6 +32,9 @@ class Reduction:
     tol : float
         Relative fall of the objective that ends the iteration.
     max_iter : int
+    brief : bool
+        Whether the result is but the start of passes over all rows, for which fewer
+        rows of support will do.
     """
 
     gate: Literal["matched", "transport"] = "matched"
@@ -39,6 +42,7 @@ class Reduction:
     robust: bool = False
     tol: float = 1e-6
     max_iter: int = 500
+    brief: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +90,21 @@ class Reduced(Generic[P]):
         The transportation divergence, which never rises.
     kept : tuple of int
         Fits that went into it.
+    weight : float
+        Sum of their weights.
     matching : array of shape (n_kept, K) or None
         Component of the result that each component of a fit went to most, where all
         have as many.
+    alternatives : mapping of str to P
+        Other mixtures that may be nearer to the rows, for who can look at them.
     """
 
     params: P
     objective: Array
     kept: tuple[int, ...]
     matching: Any = None
+    weight: float = float("nan")
+    alternatives: Mapping[str, P] = dataclasses.field(default_factory=dict)
 
 
 #: Distances from the centre, in median absolute deviations above the median, that

@@ -27,8 +27,10 @@ from ..model import Block
 from ..models.experts import softmax
 from ..models.experts.algebra import Grams, solve
 from ..models.experts.families import Plan
+from ..models.experts.gaussian import Gaussian
 from ..models.experts.params import PER_COMPONENT, ExpertsParams
 from ..models.experts.regression import softmax_regression
+from ..statistics import tree_sum
 from .base import LocalFit, Reduced, Reduction, central, finite
 from .matching import matched, relabelled_curvature
 
@@ -41,6 +43,8 @@ Array = NDArray[np.float64]
 
 #: Numbers that a table of costs may have; the support is thinned to keep within it.
 _ROOM = 4e7
+#: Rows of the support where the result is but a start.
+_BRIEF = 500
 #: Rows at which fits are compared to find the outlying and the middle ones.
 _FEW = 100
 
@@ -120,7 +124,11 @@ def reduce_fits(
         raise ValueError("no local fit is finite; check the data of the shards.")
     k = model.n_components
     n_pooled = sum(fits[i].params.n_components for i in kept)
-    n_rows = int(min(settings.n_support, max(_ROOM / (n_pooled * k), 200)))
+    g = len(model.design.gate) + 1
+    # no fewer rows than the gate has coefficients
+    wanted = _BRIEF if settings.brief else settings.n_support
+    wanted = max(min(wanted, settings.n_support), 2 * g * k)
+    n_rows = int(min(wanted, max(_ROOM / (n_pooled * k), 2 * g * k, 200)))
     w = support.weights()
     usable = np.flatnonzero(w > 0)
     chosen = np.sort(rng.choice(usable, size=min(n_rows, len(usable)), replace=False))
@@ -136,19 +144,37 @@ def reduce_fits(
             kept = tuple(kept[i] for i in near)
         good = [fits[i] for i in kept]
         pool = Pool.of(good, Zg, Ze, w)
+        seen = pool.at(few)
+        cost = _costs(model, seen)
+        middle = _middle(model, good, seen, cost)
         tried = [
-            _climb_down(model, pool.at(few), start, Ze[:, few], settings)
-            for start in _starts(model, good, pool.at(few))
+            _climb_down(model, seen, start, Ze[:, few], settings)
+            for start in _starts(model, good, seen, cost, middle)
         ]
         start, _, _ = min(tried, key=lambda found: found[2][-1])
         params, plan, objective = _climb_down(model, pool, start, Ze, settings)
-        gate, matching = _gate(model, good, pool, plan, Zg, settings)
+        gates, order = _gates(model, good, pool, plan, Zg)
+        # from each local component to that of the result
+        matching = None if order is None else np.argsort(order, axis=1)
     anchor = params.coef.copy() if params.anchor.size else params.anchor
     counts = plan.by_expert.sum(axis=0) * sum(fit.weight for fit in good)
-    params = dataclasses.replace(
-        params, gate=gate, anchor=anchor, counts=counts, doubt=np.zeros(0)
-    )
-    return Reduced(params, np.asarray(objective), kept, matching)
+    found = {
+        name: dataclasses.replace(
+            params, gate=gate, anchor=anchor, counts=counts, doubt=np.zeros(0)
+        )
+        for name, gate in gates.items()
+    }
+    if "matched" in found and len(good) > 1:
+        experts = _pooled_experts(model, good, order, params)
+        found["matched"] = dataclasses.replace(found["matched"], **experts)
+    kind = settings.gate if settings.gate in found else "transport"
+    best = found.pop(kind)
+    if settings.gate == "transport" or settings.brief:
+        found = {}  # who asks for the published method gets it
+    elif good[middle].params.n_components == k and len(good) > 1:
+        found["middle"] = good[middle].params
+    total = sum(fit.weight for fit in good)
+    return Reduced(best, np.asarray(objective), kept, matching, total, found)
 
 
 # ------------------------------------------------------------------------- the experts
@@ -186,28 +212,14 @@ def _starts(
     model: MixtureOfExpertsModel,
     fits: Sequence[LocalFit[ExpertsParams]],
     pool: Pool,
+    cost: Array,
+    middle: int,
 ) -> list[ExpertsParams]:
     """Return experts to begin with: the middle fit's, and averages of matched ones."""
     k = model.n_components
-    sizes = np.array([fit.params.n_components for fit in fits])
-    cost = np.stack(
-        [
-            np.sum(pool.prior * cost, axis=1)
-            for cost in (
-                model.family.divergence(
-                    pool.params, pool.eta, pool.params.some([i]), pool.eta[[i]]
-                )[:, 0]
-                for i in range(len(pool.owner))
-            )
-        ],
-        axis=1,
-    )
-    full: list[int] = np.flatnonzero(sizes == k).tolist()
+    full = _full(model, fits)
     if not full:
         return [pool.params.ordered(_spread(cost, pool.prior.sum(axis=1), k))]
-    # how far all components are from the nearest one of each fit
-    of_fit = np.stack([cost[:, pool.owner == m].min(axis=1).sum() for m in full])
-    middle = full[int(of_fit.argmin())]
     centre = fits[middle].params
     if len(full) == 1:
         return [centre]
@@ -226,6 +238,40 @@ def _starts(
     return [dataclasses.replace(centre, **average), centre]
 
 
+def _full(
+    model: MixtureOfExpertsModel, fits: Sequence[LocalFit[ExpertsParams]]
+) -> list[int]:
+    """Return which fits have as many components as the result is to have."""
+    k = model.n_components
+    return [m for m, fit in enumerate(fits) if fit.params.n_components == k]
+
+
+def _costs(model: MixtureOfExpertsModel, pool: Pool) -> Array:
+    """Return the divergence of every component from every other, over the rows."""
+    columns = []
+    for m in range(int(pool.owner.max()) + 1):  # a table of all of them may be large
+        own = np.flatnonzero(pool.owner == m)
+        cost = model.family.divergence(
+            pool.params, pool.eta, pool.params.some(own), pool.eta[own]
+        )
+        columns.append(np.einsum("ls,lks->lk", pool.prior, cost))
+    return np.concatenate(columns, axis=1)
+
+
+def _middle(
+    model: MixtureOfExpertsModel,
+    fits: Sequence[LocalFit[ExpertsParams]],
+    pool: Pool,
+    cost: Array,
+) -> int:
+    """Return the fit whose components the others' are nearest to."""
+    full = _full(model, fits)
+    if not full:
+        return 0
+    far = [cost[:, pool.owner == m].min(axis=1).sum() for m in full]
+    return full[int(np.argmin(far))]
+
+
 def _spread(cost: Array, mass: Array, k: int) -> NDArray[np.intp]:
     """Return components that are heavy and far from each other."""
     chosen = [int(mass.argmax())]
@@ -237,33 +283,58 @@ def _spread(cost: Array, mass: Array, k: int) -> NDArray[np.intp]:
     return np.asarray(chosen)
 
 
+def _pooled_experts(
+    model: MixtureOfExpertsModel,
+    fits: Sequence[LocalFit[ExpertsParams]],
+    order: NDArray[np.intp],
+    params: ExpertsParams,
+) -> dict[str, Array]:
+    """Return experts estimated from the sums of the fits' own statistics.
+
+    Where fits have sent them along and experts have a closed form, they know more than
+    the local estimates: the least squares of all rows, given local responsibilities.
+    """
+    if not isinstance(model.family, Gaussian) or any(f.stats is None for f in fits):
+        return {}
+    parts = []
+    for fit, own in zip(fits, order, strict=True):
+        stats = fit.stats.experts
+        fields = [f.name for f in dataclasses.fields(stats)]
+        parts.append(
+            type(stats)(**{name: getattr(stats, name)[own] for name in fields})
+        )
+    changed: dict[str, Array] = model.family.m_step(
+        params, tree_sum(parts), model.var_floor
+    )
+    return changed
+
+
 # --------------------------------------------------------------------------- the gate
 
 
-def _gate(
+def _gates(
     model: MixtureOfExpertsModel,
     fits: Sequence[LocalFit[ExpertsParams]],
     pool: Pool,
     plan: Plan,
     Zg: Array,
-    settings: Reduction,
-) -> tuple[Array, Any]:
-    """Return the gate's coefficients, and who was matched with whom."""
+) -> tuple[dict[str, Array], Any]:
+    """Return gates by their kind, and who was matched with whom."""
     k, g = model.n_components, len(Zg)
     blank = np.zeros((k, g))
-    equal = all(fit.params.n_components == k for fit in fits)
     matching = None
-    if equal:
+    if all(fit.params.n_components == k for fit in fits):
         mass = plan.by_expert
         matching = np.stack([matched(mass[pool.owner == m]) for m in range(len(fits))])
     if model.equal_weights or k == 1:
-        return blank, matching
-    if matching is not None and settings.gate == "matched":
-        return _averaged_gate(fits, matching, Zg, pool), matching
-    total = plan.by_row
+        return {"matched": blank, "transport": blank}, matching
+    gates = {}
     if matching is not None:
-        blank = _averaged_gate(fits, matching, Zg, pool)
-    return softmax_regression(Zg, total, blank, ridge=model.reg_gate), matching
+        blank = gates["matched"] = _averaged_gate(fits, matching, Zg, pool)
+    gates["transport"] = softmax_regression(
+        Zg, plan.by_row, blank, ridge=model.reg_gate
+    )
+    return gates, matching
 
 
 def _averaged_gate(

@@ -88,7 +88,8 @@ def reduce_gaussians(
     if (sizes == n_components).all():
         matching = labels.reshape(len(kept), n_components)
     params = pool.params(mass / mass.sum(), targets, reg_covar)
-    return Reduced(params, np.asarray(objective), kept, matching)
+    total = sum(fits[i].weight for i in kept)
+    return Reduced(params, np.asarray(objective), kept, matching, total)
 
 
 def _climb_down(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from ..schedules.base import check_integer
 from .base import LocalFit, Reduction
 
 __all__ = ["reduce_mixture"]
@@ -97,6 +98,11 @@ def reduce_mixture(
     >>> bool(np.allclose(np.sort(one.means_.ravel()), [0, 8], atol=0.1))
     True
     """
+    if not isinstance(models, Iterable):
+        raise TypeError(
+            f"models must be a list of fitted estimators, got a "
+            f"{type(models).__name__}."
+        )
     models = list(models)
     if not models:
         raise ValueError("there is no model to reduce; give at least one.")
@@ -104,8 +110,16 @@ def reduce_mixture(
         check_is_fitted(model)
     kinds = {type(model) for model in models}
     if len(kinds) > 1:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        names = ", ".join(
+            sorted(f"{k.__module__.split('.')[0]}.{k.__name__}" for k in kinds)
+        )
         raise TypeError(f"models must be of one kind, got {names}.")
+    if not any(hasattr(models[0], a) for a in ("precisions_cholesky_", "_density_")):
+        raise TypeError(
+            "models must be Gaussian mixtures or mixtures of experts, got "
+            f"{type(models[0]).__name__}."
+        )
+    check_integer("n_support", n_support, 1)
     lambdas = _weights(models, weights)
     k = _n_components(models, n_components)
     if gate not in ("matched", "transport"):
@@ -114,20 +128,17 @@ def reduce_mixture(
     _check_columns(models)
     if hasattr(models[0], "precisions_cholesky_"):
         return _gaussians(models, lambdas, k, settings)
-    if hasattr(models[0], "_density_"):
-        rng = np.random.default_rng(
-            check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        )
-        return _experts(models, lambdas, k, settings, support, rng)
-    raise TypeError(
-        "models must be Gaussian mixtures or mixtures of experts, got "
-        f"{type(models[0]).__name__}."
-    )
+    seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+    rng = np.random.default_rng(seed)
+    return _experts(models, lambdas, k, settings, support, rng)
 
 
 def _weights(models: Sequence[Any], weights: Any) -> Array:
     if weights is None:
-        known = [getattr(model, "result_", None) for model in models]
+        known = [
+            getattr(model, "result_", getattr(model, "reduction_", None))
+            for model in models
+        ]
         if all(result is not None for result in known):
             return np.array([result.weight for result in known])  # type: ignore[union-attr]
         return np.ones(len(models))
@@ -147,7 +158,7 @@ def _weights(models: Sequence[Any], weights: Any) -> Array:
 
 def _n_components(models: Sequence[Any], n_components: int | None) -> int:
     if n_components is None:
-        sizes = [model.n_components for model in models]
+        sizes = [len(model.weights_) for model in models]
         return int(max(sorted(set(sizes)), key=sizes.count))
     if int(n_components) != n_components or n_components < 1:
         raise ValueError(f"n_components must be at least 1, got {n_components!r}.")
@@ -245,7 +256,7 @@ def _experts(
     first = densities[0]
     alike = all(
         d.design == first.design
-        and type(d.family) is type(first.family)
+        and d.family == first.family
         and d.n_responses == first.n_responses
         and d.equal_weights == first.equal_weights
         for d in densities

@@ -112,6 +112,10 @@ class ExpertsDensity:
         p = self.params
         log_gate, eta = self._at(X)
         y = columns_of(y).T
+        if not np.isfinite(y).all():
+            raise ValueError("y contains NaN or infinity; drop those rows.")
+        if y.size:
+            self.family.check(y.min(axis=1), y.max(axis=1))
         y = (y - p.y_mean[:, None]) / p.y_scale[:, None]
         with np.errstate(over="ignore"):
             return np.asarray(log_gate + self.family.log_density(p, eta, y))

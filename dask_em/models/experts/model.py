@@ -35,6 +35,8 @@ _CACHE = 500_000
 _CERTAIN = 0.5
 #: Rows, less coefficients, that an expert must have been given to be a sound one.
 _SPARE = 1.0
+#: Rows per coefficient up to which an expert of the least variance has collapsed.
+_FEW_FITS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +118,12 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
     family: Family = dataclasses.field(default_factory=Gaussian)
     design: Design = dataclasses.field(default_factory=lambda: Design((0,), (0,)))
     equal_weights: bool = False
-    reg_gate: float = 0.0
+    # a checkpoint serves other settings of these as well
+    reg_gate: float = dataclasses.field(default=0.0, metadata={"free": True})
     var_floor: float = 1e-8
-    n_starts: int = 10
-    init: str = "hyperplanes"
-    reduction: Any = None
+    n_starts: int = dataclasses.field(default=10, metadata={"free": True})
+    init: str = dataclasses.field(default="hyperplanes", metadata={"free": True})
+    reduction: Any = dataclasses.field(default=None, metadata={"free": True})
 
     # --------------------------------------------------------------- the data
 
@@ -352,12 +355,16 @@ class MixtureOfExpertsModel(Model[ExpertsParams, ExpertsStats]):
         coefficients; such a fit is not to win over one of lower likelihood.
         """
         p = params.coef.shape[2]
-        if params.counts.any() and params.counts.min() <= p + _SPARE:
+        if not params.counts.any():
+            return True
+        if params.counts.min() <= p + _SPARE:
             return False
         if not params.covariance.size:
             return True
-        least = np.linalg.eigvalsh(params.covariance).min()
-        return bool(least > self.var_floor * (1 + 1e-6))
+        least = np.linalg.eigvalsh(params.covariance).min(axis=1)
+        # many rows at the least variance are no collapse: there is next to no noise
+        at_floor = least <= self.var_floor * (1 + 1e-6)
+        return not bool((at_floor & (params.counts <= _FEW_FITS * p)).any())
 
     # ------------------------------------------------------------- coordinates
 

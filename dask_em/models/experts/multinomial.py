@@ -18,6 +18,10 @@ __all__ = ["Multinomial", "MultinomialStats"]
 Array = NDArray[np.float64]
 
 
+#: Classes above which the blocks of a Hessian are too many.
+MANY_CLASSES = 12
+
+
 @dataclasses.dataclass(frozen=True)
 class MultinomialStats(Statistics):
     """Gradient and curvature of weighted softmax regressions.
@@ -57,8 +61,14 @@ class Multinomial(Family):
         """One for each class, the last of them zero."""
         return self.n_classes
 
+    @property
+    def _bounded(self) -> bool:
+        """Whether there are too many classes for exact curvatures."""
+        return self.n_classes > MANY_CLASSES
+
     def n_grams(self, k: int, q: int, *, surrogate: bool) -> int:
         """One for each expert; in a Newton step, the Hessian's blocks besides."""
+        surrogate = surrogate or self._bounded
         return k * (1 if surrogate else 1 + softmax.n_blocks(self.n_classes))
 
     def n_parameters(self, q: int, p: int) -> int:
@@ -88,7 +98,7 @@ class Multinomial(Family):
         gap[:, codes, np.arange(len(codes))] += 1.0
         linear = gap * r[:, None, :]
         gram = r
-        if not surrogate:
+        if not surrogate and not self._bounded:
             blocks = [
                 softmax.hessian_weights(p, w)
                 for p, w in zip(probability, r, strict=True)
@@ -108,7 +118,7 @@ class Multinomial(Family):
         """Return the statistics."""
         k, _, p = linear.shape
         hessian = np.zeros((k, 0, p, p))
-        if surrogate:
+        if surrogate or self._bounded:
             curved = [
                 softmax.curved(a, g) for a, g in zip(params.coef, gram, strict=True)
             ]
@@ -138,7 +148,9 @@ class Multinomial(Family):
         return {"coef": coef}
 
     def newton_step(self, params: ExpertsParams, stats: Any, var_floor: float) -> Any:
-        """Return Newton's step."""
+        """Return Newton's step; the bound's, where there are many classes."""
+        if self._bounded:
+            return self.m_step(params, stats, var_floor)
         coef = params.coef.copy()
         for j, weight in enumerate(stats.counts):
             if weight > 0:

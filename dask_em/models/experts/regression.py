@@ -17,7 +17,13 @@ _STEPS = 200
 
 
 def softmax_regression(
-    Z: Array, total: Array, start: Array, *, ridge: float = 0.0, tol: float = 1e-12
+    Z: Array,
+    total: Array,
+    start: Array,
+    *,
+    ridge: float = 0.0,
+    tol: float = 1e-12,
+    max_steps: int = _STEPS,
 ) -> Array:
     """Return coefficients whose probabilities are nearest to some masses.
 
@@ -33,6 +39,7 @@ def softmax_regression(
     ridge : float
     tol : float
         Relative gain that ends the iteration.
+    max_steps : int
 
     Returns
     -------
@@ -49,7 +56,7 @@ def softmax_regression(
     alpha = start - start[-1]
     height, logs = value(alpha)
     scale = max(float(weight.sum()), 1e-300)
-    for _ in range(_STEPS):
+    for _ in range(max_steps):
         probability = np.exp(logs)
         gradient = (total - weight * probability) @ Z.T
         blocks = Grams(softmax.n_blocks(k) + 1, len(Z))

@@ -102,7 +102,9 @@ def _assigned(
     gate = blank.gate
     if k > 1 and not model.equal_weights:
         soft = 0.9 * member + 0.1 / k
-        gate = softmax_regression(Zg, soft * w, gate, ridge=_RIDGE, tol=1e-4)
+        gate = softmax_regression(
+            Zg, soft * w, gate, ridge=_RIDGE, tol=1e-3, max_steps=4
+        )
     anchor = coef.copy() if blank.anchor.size else blank.anchor
     return dataclasses.replace(
         blank, gate=gate, coef=coef, covariance=covariance, anchor=anchor
