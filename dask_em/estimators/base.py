@@ -81,7 +81,8 @@ class EMEstimator(CallbackSupportMixin, BaseEstimator):
                     y=table.y,
                     sample_weight=table.sample_weight,
                     callback=passes,
-                    **settings | {"start": start, "n_init": 1, "strategy": "em"},
+                    **settings
+                    | {"start": start, "n_init": 1, "strategy": "em", "resume": None},
                 )
 
             if inspect.isawaitable(outcome):

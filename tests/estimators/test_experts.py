@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -470,3 +470,146 @@ def test_published(file, columns, response, settings, wanted):
     m = Regressor(**({"n_components": 2} | settings), n_init=10, random_state=0)
     m.fit(frame[columns], frame[response])
     assert m.log_likelihood_ == pytest.approx(wanted, rel=1e-6)
+
+
+# ------------------------------------------------------------------- hostile readings
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-5, 1e-3])
+def test_next_to_no_noise_is_no_collapse(noise):
+    rng = np.random.default_rng(0)
+    first = rng.random(600) < 0.5
+    X = rng.normal(size=(600, 2))
+    y = np.where(first, X @ [1.0, 2.0], X @ [-1.0, 0.5]) + noise * rng.normal(size=600)
+    m = Regressor(2, random_state=0).fit(X, y)
+    order = m.coef_[:, 0].argsort()
+    np.testing.assert_allclose(m.coef_[order], [[-1, 0.5], [1, 2]], atol=1e-2)
+
+
+def test_number_of_responses_is_checked(mixture, classifier):
+    both = np.column_stack([Y, Y])
+    two = Regressor(2, random_state=0).fit(X, np.column_stack([Y, Y**2]))
+    for call in (two.score, two.score_samples, two.standard_errors):
+        with pytest.raises(ValueError, match="1 responses per row, but the fit was to"):
+            call(X, Y)
+    with pytest.raises(ValueError, match="2 responses per row, but the fit was to 1"):
+        mixture.score(X, both)
+    with pytest.raises(ValueError, match="one class per row"):
+        classifier.score(X, np.column_stack([LABELS, LABELS]))
+
+
+def test_lazy_rows_are_checked_as_they_come(mixture):
+    Xd = da.from_array(X, chunks=(100, 2))
+    bad = np.where(np.arange(len(Y)) == 3, np.nan, Y)
+    with pytest.raises(ValueError, match="y contains NaN"):
+        mixture.score_samples(Xd, da.from_array(bad, chunks=100)).compute()
+    counts = Regressor(2, family="poisson", random_state=0).fit(X, COUNTS)
+    with pytest.raises(ValueError, match="negative"):
+        counts.score_samples(Xd, da.from_array(Y, chunks=100)).compute()
+    with pytest.raises(ValueError, match="not be negative"):
+        mixture.standard_errors(X, Y, -np.ones(len(X)))
+    unknown = Xd[da.from_array(X[:, 0], chunks=100) > 0]
+    with pytest.raises(ValueError, match="X has chunks of unknown size"):
+        Regressor(2).fit(unknown, Y[X[:, 0] > 0])
+    few = da.from_array(Y, chunks=100)[da.from_array(X[:, 1], chunks=100) > 0]
+    with pytest.raises(ValueError, match="give both the same chunks"):
+        mixture.score_samples(unknown, few).compute()
+
+
+def test_dask_frames(mixture):
+    dd = pytest.importorskip("dask.dataframe")
+    frame = dd.from_pandas(pd.DataFrame(X, columns=["a", "b"]), npartitions=3)
+    series = dd.from_pandas(pd.Series(Y), npartitions=3)
+    m = Regressor(2, random_state=0, tol=1e-9).fit(frame, series)
+    assert m.score(frame, series) == pytest.approx(mixture.score(X, Y))
+    assert m.bic(frame, series) == pytest.approx(mixture.bic(X, Y))
+    np.testing.assert_allclose(
+        m.standard_errors(frame, series).coef, mixture.standard_errors(X, Y).coef, 1e-4
+    )
+    with pytest.raises(ValueError, match="3 partitions and y 2"):
+        m.score(frame, dd.from_pandas(pd.Series(Y), npartitions=2))
+
+
+def test_labelled_and_lazy(mixture):
+    xarray = pytest.importorskip("xarray")
+    grid = xarray.DataArray(X.reshape(40, 20, 2), dims=("lat", "lon", "what"))
+    target = xarray.DataArray(Y.reshape(40, 20), dims=("lat", "lon"))
+    lazy = grid.chunk(lat=10), target.chunk(lat=5)
+    m = Regressor(2, random_state=0, tol=1e-9).fit(*lazy, dim=("lat", "lon"))
+    assert m.log_likelihood_ == pytest.approx(mixture.log_likelihood_, rel=1e-9)
+    assert m.score(*lazy) == pytest.approx(mixture.score(X, Y))
+    both = xarray.concat([target, 2 * target + 1e-2 * grid[..., 0]], dim="of")
+    for rows in (grid, grid.chunk(lon=10)):
+        two = Regressor(2, random_state=0).fit(rows, both, dim=("lat", "lon"))
+        assert two.predict(rows).dims == ("lat", "lon", "target")
+        assert two.expert_predict(rows).dims == ("lat", "lon", "component", "target")
+
+
+def test_resume_after_the_ridge(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-2, 2, (150, 1))
+    y = np.where(x[:, 0] < 0, 1 + 2 * x[:, 0], 5 - x[:, 0]) + 0.1 * rng.normal(size=150)
+    how = {"checkpoint": tmp_path, "random_state": 0}
+    with pytest.warns(UserWarning, match="a ridge"):
+        first = Regressor(2, **how).fit(x, y)
+    with pytest.warns(UserWarning, match="a ridge"):
+        again = Regressor(2, resume=True, **how).fit(x, y)
+    assert again.log_likelihood_ == pytest.approx(first.log_likelihood_, rel=1e-6)
+
+
+def test_parameters_changed_after_the_fit(mixture):
+    other = pickle.loads(pickle.dumps(mixture)).set_params(n_components=3)
+    assert other.expert_predict(X).shape == (800, 2)
+    assert other.gate_proba(da.from_array(X, chunks=(100, 2))).shape == (800, 2)
+
+
+def test_masks_of_columns():
+    masked = Regressor(2, gate_features=[True, False], random_state=0).fit(X, Y)
+    named = Regressor(2, gate_features=[0], random_state=0).fit(X, Y)
+    np.testing.assert_array_equal(masked.gate_coef_, named.gate_coef_)
+    with pytest.raises(ValueError, match="is a mask of the shape"):
+        Regressor(2, gate_features=[True]).fit(X, Y)
+
+
+def test_ridge_counts_as_information():
+    X = StandardScaler().fit_transform(lines()[0])  # the ridge's units
+    m = Classifier(1, reg_expert=50.0, tol=1e-12).fit(X, LABELS)
+    theirs = LogisticRegression(C=2 / 50, tol=1e-10).fit(X, LABELS)
+    np.testing.assert_allclose(-m.coef_[0, 0], theirs.coef_[0], rtol=1e-4)
+    p = theirs.predict_proba(X)[:, 1]
+    design = np.column_stack([np.ones(len(X)), X])
+    H = (design.T * (p * (1 - p))) @ design + np.diag([0, 25.0, 25.0])
+    wanted = np.sqrt(np.diag(np.linalg.inv(H)))[1:]
+    np.testing.assert_allclose(m.standard_errors(X, LABELS).coef[0, 0], wanted, 1e-3)
+
+
+def test_local_fits_of_too_few_rows():
+    with pytest.warns(UserWarning, match="fewer rows each than the mixture has param"):
+        Regressor(2, strategy="one_shot", shards=100, random_state=0).fit(X, Y)
+
+
+def test_many_classes_do_without_exact_curvatures():
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.normal(size=(15, 2))
+    labels = rng.integers(0, 15, 900)
+    rows = centres[labels] + 0.5 * rng.normal(size=(900, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        m = Classifier(1, max_iter=200).fit(rows, labels)
+    assert m.coef_.shape == (1, 15, 2)
+    theirs = LogisticRegression(C=100, max_iter=1000).fit(rows, labels)
+    assert m.score(rows, labels) > theirs.score(rows, labels) - 0.05
+    assert (np.diff(m.lower_bounds_) > -1e-9).all()
+
+
+def test_reductions_of_reductions_keep_their_weight():
+    from dask_em import reduce_mixture
+
+    parts = [Regressor(2, random_state=0).fit(X[i::2], Y[i::2]) for i in range(2)]
+    one = reduce_mixture(parts, random_state=0)
+    assert one.reduction_.weight == 800
+    again = reduce_mixture([one, parts[0]], random_state=0)
+    assert again.reduction_.weight == 1200
+    assert np.isnan(one.lower_bound_)
+    refitted = one.set_params(warm_start=True).fit(X, Y)
+    assert not hasattr(refitted, "reduction_")
