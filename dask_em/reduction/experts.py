@@ -132,7 +132,8 @@ def reduce_fits(
     w = support.weights()
     usable = np.flatnonzero(w > 0)
     chosen = np.sort(rng.choice(usable, size=min(n_rows, len(usable)), replace=False))
-    few = np.sort(rng.choice(len(chosen), size=min(_FEW, len(chosen)), replace=False))
+    n_few = min(_FEW // 4 if settings.brief else _FEW, len(chosen))
+    few = np.sort(rng.choice(len(chosen), size=n_few, replace=False))
     w = w[chosen] / w[chosen].sum()
     Zg, Ze = model.design.rows(
         np.asarray(support.X)[chosen], fits[kept[0]].params.frame
@@ -145,15 +146,23 @@ def reduce_fits(
         good = [fits[i] for i in kept]
         pool = Pool.of(good, Zg, Ze, w)
         seen = pool.at(few)
-        cost = _costs(model, seen)
-        middle = _middle(model, good, seen, cost)
-        tried = [
-            _climb_down(model, seen, start, Ze[:, few], settings)
-            for start in _starts(model, good, seen, cost, middle)
-        ]
-        start, _, _ = min(tried, key=lambda found: found[2][-1])
-        params, plan, objective = _climb_down(model, pool, start, Ze, settings)
-        gates, order = _gates(model, good, pool, plan, Zg)
+        known = _informed(model, good) and settings.gate == "matched"
+        middle = 0
+        if settings.brief and known:
+            # all that is wanted is who is who, and they began at the same start
+            pool, Zg, Ze = seen, Zg[:, few], Ze[:, few]
+            begin = _average([(fit.params, fit.weight) for fit in good])
+            params, plan, objective = _climb_down(model, pool, begin, Ze, settings)
+        else:
+            cost = _costs(model, seen)
+            middle = _middle(model, good, seen, cost)
+            tried = [
+                _climb_down(model, seen, start, Ze[:, few], settings)
+                for start in _starts(model, good, seen, cost, middle)
+            ]
+            params, plan, objective = min(tried, key=lambda found: found[2][-1])
+            params, plan, objective = _climb_down(model, pool, params, Ze, settings)
+        gates, order = _gates(model, good, pool, plan, Zg, settings)
         # from each local component to that of the result
         matching = None if order is None else np.argsort(order, axis=1)
     anchor = params.coef.copy() if params.anchor.size else params.anchor
@@ -224,18 +233,24 @@ def _starts(
     if len(full) == 1:
         return [centre]
     target = np.flatnonzero(pool.owner == middle)
-    aligned, shares = [], []
+    aligned = []
     for m in full:
         own = np.flatnonzero(pool.owner == m)
         order = matched(-cost[np.ix_(own, target)])
-        aligned.append(fits[m].params.ordered(order))
-        shares.append(fits[m].weight)
-    weights = np.asarray(shares) / np.sum(shares)
+        aligned.append((fits[m].params.ordered(order), fits[m].weight))
+    return [_average(aligned), centre]
+
+
+def _average(fits: Sequence[tuple[ExpertsParams, float]]) -> ExpertsParams:
+    """Return the average of experts whose numbers correspond."""
+    weights = np.array([weight for _, weight in fits])
     average = {
-        name: np.tensordot(weights, [getattr(p, name) for p in aligned], axes=1)
+        name: np.tensordot(
+            weights / weights.sum(), [getattr(p, name) for p, _ in fits], axes=1
+        )
         for name in ("coef", "covariance", "dof")
     }
-    return [dataclasses.replace(centre, **average), centre]
+    return dataclasses.replace(fits[0][0], **average)
 
 
 def _full(
@@ -283,6 +298,17 @@ def _spread(cost: Array, mass: Array, k: int) -> NDArray[np.intp]:
     return np.asarray(chosen)
 
 
+def _informed(
+    model: MixtureOfExpertsModel, fits: Sequence[LocalFit[ExpertsParams]]
+) -> bool:
+    """Whether the experts can be estimated from the fits' statistics."""
+    return (
+        isinstance(model.family, Gaussian)
+        and len(_full(model, fits)) == len(fits)
+        and all(fit.stats is not None for fit in fits)
+    )
+
+
 def _pooled_experts(
     model: MixtureOfExpertsModel,
     fits: Sequence[LocalFit[ExpertsParams]],
@@ -294,7 +320,7 @@ def _pooled_experts(
     Where fits have sent them along and experts have a closed form, they know more than
     the local estimates: the least squares of all rows, given local responsibilities.
     """
-    if not isinstance(model.family, Gaussian) or any(f.stats is None for f in fits):
+    if not _informed(model, fits):
         return {}
     parts = []
     for fit, own in zip(fits, order, strict=True):
@@ -318,6 +344,7 @@ def _gates(
     pool: Pool,
     plan: Plan,
     Zg: Array,
+    settings: Reduction,
 ) -> tuple[dict[str, Array], Any]:
     """Return gates by their kind, and who was matched with whom."""
     k, g = model.n_components, len(Zg)
@@ -331,6 +358,8 @@ def _gates(
     gates = {}
     if matching is not None:
         blank = gates["matched"] = _averaged_gate(fits, matching, Zg, pool)
+        if settings.brief and settings.gate == "matched":
+            return gates, matching
     gates["transport"] = softmax_regression(
         Zg, plan.by_row, blank, ridge=model.reg_gate
     )
