@@ -476,7 +476,7 @@ def test_checkpoints_are_written_every_so_often(tmp_path, monkeypatch):
     fake = types.SimpleNamespace(
         monotonic=lambda: clock[0], perf_counter=time.perf_counter
     )
-    monkeypatch.setattr("dask_em.fit.time", fake)
+    monkeypatch.setattr("dask_em.drivers.whole.time", fake)
 
     def one_second(progress):
         clock[0] += 1

@@ -270,6 +270,22 @@ class MixtureOfExperts(EMEstimator):
         values = table.map(getattr(self._density_, function), table.dtype, n_columns)
         return table.wrap(values, name)
 
+    def _by_expert(self, X: Any, dim: str | None) -> Any:
+        """Return what every expert predicts; along `dim`, if it is several numbers."""
+        table, density = Table.of(self, X), self._density_
+        k, q = density.n_components, density.n_responses
+        values = table.map(density.experts, table.dtype, k * q)
+        if dim is None:
+            return table.wrap(values, "expert")
+        if table.labels is None:
+            return values.reshape((values.shape[0], k, q))
+        import xarray
+
+        parts = [
+            table.wrap(values[:, c * q : (c + 1) * q], "expert", dim) for c in range(k)
+        ]
+        return xarray.concat(parts, dim="component").transpose(..., "component", dim)
+
     def _over_both(
         self, X: Any, y: Any, function: str, name: str, n_columns: int | None
     ) -> Any:

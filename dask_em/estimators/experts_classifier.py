@@ -385,19 +385,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
         -------
         array of shape (n_samples, n_components, n_classes)
         """
-        table = Table.of(self, X)
-        k, q = self._density_.n_components, len(self.classes_)
-        values = table.map(self._density_.experts, table.dtype, k * q)
-        if table.labels is None:
-            return values.reshape((values.shape[0], k, q))
-        import xarray
-
-        parts = [
-            table.wrap(values[:, c * q : (c + 1) * q], "expert", "class")
-            for c in range(k)
-        ]
-        found = xarray.concat(parts, dim="component")
-        return found.transpose(..., "component", "class")
+        return self._by_expert(X, "class")
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Return the share of rows whose class is predicted right.

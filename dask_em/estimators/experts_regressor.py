@@ -401,21 +401,7 @@ class MixtureOfExpertsRegressor(RegressorMixin, MixtureOfExperts):
         -------
         array of shape (n_samples, n_components) or (n_samples, n_components, n_targets)
         """
-        table = Table.of(self, X)
-        k, q = self._density_.n_components, self._density_.n_responses
-        values = table.map(self._density_.experts, table.dtype, k * q)
-        if self._flat_y:
-            return table.wrap(values, "expert")
-        if table.labels is None:
-            return values.reshape((values.shape[0], k, q))
-        parts = [
-            table.wrap(values[:, c * q : (c + 1) * q], "expert", "target")
-            for c in range(k)
-        ]
-        import xarray
-
-        found = xarray.concat(parts, dim="component")
-        return found.transpose(..., "component", "target")
+        return self._by_expert(X, None if self._flat_y else "target")
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Return the coefficient of determination of the predictions.
