@@ -53,6 +53,8 @@ class FitAlone:
         model = self.model
         began = time.perf_counter()
         weight = sum(float(block.weight) for block in prepared)
+        if not weight > 0:
+            return [LocalFit(self.params, 0.0)]
         try:
             run = em_alone(
                 model,

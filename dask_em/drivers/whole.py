@@ -346,6 +346,10 @@ class Fit:
                 trace=TraceLog(len(self._pieces)).trace(),
                 settings=self._settings("None", len(self._pieces), None),
             )
+            reached: Progress[Any] = Progress(
+                1, passes + 1, value / result.weight, float("nan"), result.params
+            )
+            await self.transport.consult(lambda: self._save(reached, init, best, point))
         else:
             result = await self._maximise(
                 reduced.params, init, best, point, began, self.n_polish

@@ -53,7 +53,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, MixtureOfExperts):
     tol : float, default=1e-6
         The fit has converged when a whole pass raises the mean log-likelihood by less.
     max_iter : int, default=500
-        Effective passes over the data at most.
+        Effective passes over the data at most: of local fits, and of EM on all rows.
     n_init : int, default=1
         Starts, of which the best outcome is kept. Each is itself the best of ten
         short fits to a sample. An outcome with an expert that has collapsed onto a

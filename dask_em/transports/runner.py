@@ -39,16 +39,29 @@ def run(
         future: Future[R] = asyncio.run_coroutine_threadsafe(coroutine(), loop)
     else:
         future = Future()
+        ready = threading.Event()
+        abandoned = False
 
         def work() -> None:
+            ready.wait()
+            if abandoned:
+                return
             try:
                 future.set_result(asyncio.run(coroutine()))
             except BaseException as error:
                 future.set_exception(error)
 
-        threading.Thread(target=work, name="dask_em", daemon=True).start()
+        # nothing runs before ctrl-C is listened to
+        try:
+            threading.Thread(target=work, name="dask_em", daemon=True).start()
+        except BaseException:
+            abandoned = True
+            ready.set()
+            raise
     while True:
         try:
+            if loop is None:
+                ready.set()
             return future.result()
         except KeyboardInterrupt:
             if future.done():

@@ -187,6 +187,26 @@ def test_checkpoint(tmp_path, pooled):
     assert again.log_likelihood == pytest.approx(pooled.log_likelihood, rel=1e-9)
 
 
+def test_checkpoint_of_a_reduction(tmp_path, pooled):
+    shot = fit("one_shot", shards=4, checkpoint=tmp_path)
+    again = fit("em", resume=tmp_path)
+    assert again.log_likelihood >= shot.log_likelihood
+    assert again.log_likelihood == pytest.approx(pooled.log_likelihood, rel=1e-9)
+
+
+def test_shards_without_weight():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2000, 2)) + 6 * rng.integers(2, size=(2000, 1))
+    weight = np.ones(2000)
+    weight[:500] = 0
+    for kind in ("full", "tied", "diag", "spherical"):
+        mixture = GaussianMixture(
+            2, covariance_type=kind, strategy="one_shot", shards=4, random_state=0
+        ).fit(rows, sample_weight=weight)
+        assert mixture.result_.settings["one_shot"]["kept"] == 3
+        assert np.isfinite(mixture.means_).all()
+
+
 # -------------------------------------------------------------------------- on Dask
 
 

@@ -486,6 +486,17 @@ def test_next_to_no_noise_is_no_collapse(noise):
     np.testing.assert_allclose(m.coef_[order], [[-1, 0.5], [1, 2]], atol=1e-2)
 
 
+@pytest.mark.parametrize("strategy", ["em", "one_shot", "one_shot+polish"])
+def test_variances_keep_to_the_floor(strategy):
+    y = X @ [1.0, 2.0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        m = Regressor(
+            2, var_floor=1e-2, strategy=strategy, shards=3, random_state=0
+        ).fit(X, y)
+    assert m.covariances_.min() >= 1e-2 * y.var() * (1 - 1e-9)
+
+
 def test_number_of_responses_is_checked(mixture, classifier):
     both = np.column_stack([Y, Y])
     two = Regressor(2, random_state=0).fit(X, np.column_stack([Y, Y**2]))

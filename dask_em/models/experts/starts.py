@@ -97,7 +97,8 @@ def _assigned(
         # not narrower than a tenth of the widest, lest one expert starts alone
         spread = np.trace(total, axis1=1, axis2=2) / counts / len(y)
         wide = max(float(spread.max()), model.var_floor)
-        own = total / counts[:, None, None] + 0.1 * wide * np.eye(len(y))
+        least = max(0.1 * wide, model.var_floor)
+        own = total / counts[:, None, None] + least * np.eye(len(y))
         covariance = model.family.admissible(own)
     gate = blank.gate
     if k > 1 and not model.equal_weights:
