@@ -279,6 +279,7 @@ def test_published_simulation():
     assert error < 0.24 / 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("family", ["gaussian", "poisson"])
 def test_every_schedule_on_a_cluster(client, family, schedule):

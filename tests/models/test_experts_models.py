@@ -487,6 +487,7 @@ def test_promises(name, design):
     check_model(model, X, y=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "design"),
     [
@@ -568,6 +569,7 @@ def test_every_schedule_ends_alike_for_all(name, design, transport):
 # ------------------------------------------------------- covariances, weights, limits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acceleration", [None, "anderson", "squarem"])
 @ALL
 def test_the_bound_never_falls(name, acceleration):
