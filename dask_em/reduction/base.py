@@ -35,6 +35,12 @@ class Reduction:
     brief : bool
         Whether the result is but the start of passes over all rows, for which fewer
         rows of support will do.
+
+    Examples
+    --------
+    >>> from dask_em.reduction.base import Reduction
+    >>> Reduction(gate="transport").n_support
+    2000
     """
 
     gate: Literal["matched", "transport"] = "matched"
@@ -61,6 +67,14 @@ class LocalFit(Generic[P]):
     log_likelihood : float
     seconds : float
     converged : bool
+
+    Examples
+    --------
+    >>> from dask_em import GaussianMixture
+    >>> from dask_em.reduction.base import LocalFit
+    >>> mixture = GaussianMixture(2, random_state=0).fit([[0.0], [0.1], [5.0], [5.1]])
+    >>> LocalFit(mixture.result_.params, weight=4.0).nbytes > 0
+    True
     """
 
     params: P
@@ -97,6 +111,14 @@ class Reduced(Generic[P]):
         have as many.
     alternatives : mapping of str to P
         Other mixtures that may be nearer to the rows, for who can look at them.
+
+    Examples
+    --------
+    >>> from dask_em import GaussianMixture, reduce_mixture
+    >>> X = [[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]
+    >>> models = [GaussianMixture(2, random_state=i).fit(X) for i in range(3)]
+    >>> reduce_mixture(models).reduction_.kept
+    (0, 1, 2)
     """
 
     params: P
