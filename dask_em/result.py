@@ -143,6 +143,8 @@ class EMResult(Generic[P]):
     trace : Trace
     settings : mapping
         Schedule, transport, shards, and so on, as used.
+    plan : Plan or None
+        How statistics travelled, where the M-step was distributed.
 
     Examples
     --------
@@ -164,6 +166,7 @@ class EMResult(Generic[P]):
     resumed_from: str | None
     trace: Trace
     settings: Mapping[str, Any]
+    plan: Any = None
 
     @property
     def converged(self) -> bool:

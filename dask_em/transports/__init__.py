@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .base import Transport
 from .local import Local
 from .simulated import Fault, Simulated
 
-__all__ = ["Fault", "Futures", "Local", "Simulated", "Transport", "named_transport"]
+if TYPE_CHECKING:
+    from .peers.base import PeerTransport
+
+__all__ = [
+    "Actors",
+    "Fault",
+    "Futures",
+    "Local",
+    "Simulated",
+    "Transport",
+    "named_transport",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from .futures import Futures
 
         return Futures
+    if name == "Actors":
+        from .actors import Actors
+
+        return Actors
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -30,6 +45,11 @@ def named_transport(transport: Transport | str) -> Transport:
         return Local()
     if transport == "simulated":
         return Simulated()
+    if transport == "actors" or type(transport).__name__ == "Actors":
+        raise ValueError(
+            "transport='actors' is for models whose M-step is distributed (see "
+            "dask_em.SparseModel); use 'futures' for this one."
+        )
     if transport in ("auto", "futures"):
         client = _current_client()
         if client is None and transport == "auto":
@@ -45,6 +65,25 @@ def named_transport(transport: Transport | str) -> Transport:
     raise ValueError(
         "transport must be 'auto', 'local', 'futures', 'simulated' or an object from "
         f"dask_em.transports, got {transport!r}."
+    )
+
+
+def named_peers(transport: Any) -> PeerTransport:
+    """Return what carries messages between workers, for a user's argument.
+
+    ``"auto"`` is Dask's tasks where this process has a client, and threads otherwise.
+    """
+    if isinstance(transport, str) and transport == "actors":
+        from .actors import Actors
+
+        return Actors().peers()
+    if hasattr(transport, "peers") and not isinstance(transport, type):
+        return transport.peers()
+    if isinstance(transport, str) and transport in ("auto", "local", "futures"):
+        return named_transport(transport).peers()
+    raise ValueError(
+        "transport must be 'auto', 'local', 'futures', 'actors' or an object from "
+        f"dask_em.transports that carries messages between workers, got {transport!r}."
     )
 
 

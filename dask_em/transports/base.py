@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
 from ..model import Model, e_step_of
 from ..sharding import Data, Piece, Shard
 from .runner import run
+
+if TYPE_CHECKING:
+    from .peers.base import PeerTransport
 
 __all__ = [
     "EStep",
@@ -174,6 +177,20 @@ class Transport(ABC):
         loop returns an awaitable.
         """
         return run(fit, None, interrupt)
+
+    def peers(self) -> PeerTransport:
+        """Return what carries messages from worker to worker.
+
+        Raises
+        ------
+        ValueError
+            If there is no such thing.
+        """
+        raise ValueError(
+            f"{type(self).__name__} carries no messages between workers; use "
+            "transport='local', 'futures' or 'actors' for models whose M-step is "
+            "distributed."
+        )
 
     def shards_per_worker(self, seconds: float) -> int:
         """Choose shards per worker where a worker's share takes `seconds`."""

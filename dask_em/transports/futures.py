@@ -10,21 +10,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
 import numpy as np
 from dask.sizeof import sizeof
-from distributed import (
-    Client,
-    Future,
-    KilledWorker,
-    futures_of,
-    get_client,
-    get_worker,
-    span,
-    worker_client,
-)
+from distributed import Client, Future, KilledWorker, futures_of, span
 from distributed.comm import CommClosedError
 from distributed.protocol import pickle
 from distributed.scheduler import NoValidWorkerError
@@ -40,7 +31,18 @@ from .base import (
     TransportEvent,
     WorkersAre,
 )
-from .runner import run
+from .cluster import (
+    LOST,
+    ask_versions,
+    cancelled,
+    check_versions,
+    drive,
+    gone,
+    the_client,
+)
+
+if TYPE_CHECKING:
+    from .peers.tasks import TaskPeers
 
 __all__ = ["Futures"]
 
@@ -70,15 +72,6 @@ _CHAIN = 8
 _BATCH = 64_000_000
 #: Losses of the same task in a row before the fit gives up.
 _ATTEMPTS = 10
-#: Errors that are the cluster's, not the model's.
-_LOST = (
-    KilledWorker,
-    NoValidWorkerError,
-    CancelledError,
-    asyncio.CancelledError,
-    CommClosedError,
-    ConnectionError,
-)
 
 
 @dataclasses.dataclass(eq=False)
@@ -143,20 +136,23 @@ class Futures(Transport):
         interrupt: Callable[[], None],
     ) -> R | Awaitable[R]:
         """Run the fit on the client's loop."""
-        if self._given is None and _in_task():
-            with worker_client() as client:  # leaves the thread pool for so long
-                self._client = client
-                return run(fit, client.loop.asyncio_loop, interrupt)
-        self._client = self._given or _the_client()
-        if self._client.asynchronous:
-            return fit()
-        return run(fit, self._client.loop.asyncio_loop, interrupt)
+
+        def use(client: Client) -> None:
+            self._client = client
+
+        return drive(self._given, "futures", use, fit, interrupt)
+
+    def peers(self) -> TaskPeers:
+        """Return what carries messages between workers as tasks."""
+        from .peers.tasks import TaskPeers
+
+        return TaskPeers(self._given)
 
     # ------------------------------------------------------------- the data
 
     def n_workers_expected(self) -> int:
         """Return the number of the workers' threads that the client has heard of."""
-        client = self._given or _the_client()
+        client = self._given or the_client()
         workers = client.scheduler_info(n_workers=-1).get("workers", {})
         return sum(worker["nthreads"] for worker in workers.values())
 
@@ -245,9 +241,8 @@ class Futures(Transport):
         """End the fit with an error that came up in the background."""
         if error is not None and not self._broken.done():
             if self._closed():  # then any error is but a consequence
-                gone = self._gone()
-                gone.__cause__ = error
-                error = gone
+                consequence, error = error, gone()
+                error.__cause__ = consequence
             self._broken.set_exception(error)
             self._broken.exception()  # seen: `close` may come before anybody asks
             self._events.put_nowait(None)
@@ -277,47 +272,10 @@ class Futures(Transport):
             await asyncio.sleep(0.02)
         return self._slots
 
-    async def _ask_versions(self, addresses: list[str] | None) -> dict[str, Any]:
-        """Return the version of this package on workers; None where it is missing."""
-
-        def probe() -> str | None:  # nested, so it travels by value
-            try:
-                import dask_em
-            except ImportError:
-                return None
-            return str(dask_em.__version__)
-
-        try:
-            async with asyncio.timeout(5):
-                found = dict(
-                    await self._client.run(probe, workers=addresses, on_error="return")
-                )
-                if addresses is None:  # it unpacks the tasks
-                    found["the scheduler"] = await self._client.run_on_scheduler(probe)
-                return found
-        except TimeoutError:
-            logger.warning("some workers did not say which dask_em they have")
-            return {}
-
     async def _check_versions(self) -> None:
         """Raise unless all workers have this package, in this version."""
-        from .. import __version__
-
-        found = await self._unless_broken(self._ask_versions(None))
-        missing = [a for a, v in found.items() if v is None]
-        if missing:
-            raise RuntimeError(
-                f"dask_em is not installed on {len(missing)} of the cluster's "
-                f"{len(found)} processes (for instance {missing[0]}); install it "
-                f"there, in the version {__version__} of this process, and restart "
-                "them."
-            )
-        others = {v for v in found.values() if isinstance(v, str)} - {__version__}
-        if others:
-            raise RuntimeError(
-                f"the cluster has dask_em {', '.join(sorted(others))} but this process "
-                f"has {__version__}; install the same version everywhere."
-            )
+        found = await self._unless_broken(ask_versions(self._client, None))
+        check_versions(found)
         self._usable.update(found)
 
     async def _room(self) -> float:
@@ -353,8 +311,8 @@ class Futures(Transport):
                     if future.status == "error":
                         await future
                 return chunks
-            except _LOST as error:
-                if _cancelled() or any(_raised(f, error) for f in futures):
+            except LOST as error:
+                if cancelled() or any(_raised(f, error) for f in futures):
                     raise
                 if self._persisted:
                     raise self._lost_for_good() from error
@@ -453,8 +411,8 @@ class Futures(Transport):
                 if done:
                     return list(sending.result())
                 raise TimeoutError(f"not sent in {patience:.0f} s")
-            except (*_LOST, OSError, KeyError, ValueError) as error:
-                if _cancelled() or attempt == _ATTEMPTS:
+            except (*LOST, OSError, KeyError, ValueError) as error:
+                if cancelled() or attempt == _ATTEMPTS:
                     raise
                 logger.info("sending data to %s failed: %r", address, error)
                 await asyncio.sleep(_LOOK)
@@ -485,8 +443,8 @@ class Futures(Transport):
             try:
                 if not await self._unless_broken(_done_within(futures, _SILENCE)):
                     continue  # some may have been made anew meanwhile
-            except _LOST as error:
-                if _cancelled():
+            except LOST as error:
+                if cancelled():
                     raise
                 lost += 1
                 if lost == _ATTEMPTS:
@@ -583,8 +541,8 @@ class Futures(Transport):
                 try:
                     found = await self._outcome(future, indices)
                     break
-                except _LOST as error:
-                    if _cancelled() or _raised(future, error):
+                except LOST as error:
+                    if cancelled() or _raised(future, error):
                         raise
                     if attempt == _ATTEMPTS:
                         raise self._given_up() from error
@@ -766,11 +724,11 @@ class Futures(Transport):
                 stats,
                 restarted,
             )
-        except _LOST as error:
-            if _cancelled():
+        except LOST as error:
+            if cancelled():
                 raise
             if self._closed():
-                raise self._gone() from error
+                raise gone() from error
             if _raised(flight.future, error):
                 event = Failure(e_step.shard, e_step.worker, error)
             else:
@@ -780,7 +738,7 @@ class Futures(Transport):
                 event = Failure(e_step.shard, e_step.worker)
         except Exception as error:
             if self._closed():
-                raise self._gone() from error
+                raise gone() from error
             event = Failure(e_step.shard, e_step.worker, error)
         finally:
             if flight.future is not None:
@@ -843,17 +801,17 @@ class Futures(Transport):
         answered = self.now()
         while True:
             if self._closed():
-                raise self._gone()
+                raise gone()
             try:
                 async with asyncio.timeout(10):
                     threads = await self._client.nthreads()
                     await self._listen()
                 answered = self.now()
-            except (*_LOST, OSError) as error:  # TimeoutError is one
-                if _cancelled():
+            except (*LOST, OSError) as error:  # TimeoutError is one
+                if cancelled():
                     raise
                 if self.now() > answered + _SCHEDULER_GONE:
-                    raise self._gone() from error
+                    raise gone() from error
                 logger.info("the scheduler does not answer: %r", error)
                 await asyncio.sleep(_LOOK)
                 continue
@@ -880,20 +838,13 @@ class Futures(Transport):
     def _closed(self) -> bool:
         return self._client.status in ("closing", "closed")
 
-    def _gone(self) -> ConnectionError:
-        return ConnectionError(
-            "the Dask scheduler is gone, or this process has lost its connection to "
-            "it; start a cluster and call fit again, with checkpoint= and resume= to "
-            "go on from where a fit was."
-        )
-
     async def _admitted(self, threads: dict[str, int]) -> dict[str, int]:
         """Leave out newcomers without this package, or with another version."""
         from .. import __version__
 
         new = [a for a in threads if a not in self._usable]
         if new:
-            found = await self._ask_versions(new)
+            found = await ask_versions(self._client, new)
             for address in new:
                 version = found.get(address, __version__)
                 if version != __version__ and not isinstance(version, Exception):
@@ -1070,8 +1021,8 @@ class Futures(Transport):
             try:
                 async with asyncio.timeout(10):
                     await self._client.run(forget, on_error="ignore")
-            except (*_LOST, TimeoutError) as error:
-                if _cancelled():
+            except (*LOST, TimeoutError) as error:
+                if cancelled():
                     raise
                 logger.info("some workers keep the state of this fit: %r", error)
 
@@ -1156,8 +1107,8 @@ async def _hold(old: Any, new: Any) -> None:
     """Keep a future until what was made of it is there."""
     try:
         await _all_done([new])
-    except _LOST:
-        if _cancelled():
+    except LOST:
+        if cancelled():
             raise
     finally:
         old.release()
@@ -1187,30 +1138,6 @@ def _check_picklable(fn: Any) -> None:
             f"({error}); keep locks, files and connections out of it, or use "
             "transport='local'."
         ) from error
-
-
-def _in_task() -> bool:
-    try:
-        get_worker()
-    except ValueError:
-        return False
-    return True
-
-
-def _the_client() -> Client:
-    try:
-        return get_client()
-    except ValueError:
-        raise ValueError(
-            "transport='futures' needs a Dask client; create one first with "
-            "distributed.Client(), or use transport='local'."
-        ) from None
-
-
-def _cancelled() -> bool:
-    """Whether it is this asyncio task that was cancelled, not a Dask future."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _nbytes(params: Any) -> int:

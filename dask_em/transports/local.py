@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from .base import (
     apply_to_piece,
     execute,
 )
+
+if TYPE_CHECKING:
+    from .peers.local import LocalPeers
 
 __all__ = ["Local"]
 
@@ -69,6 +72,12 @@ class Local(Transport):
     def n_workers_expected(self) -> int:
         """Return the number of threads."""
         return self.n_workers or n_threads()
+
+    def peers(self) -> LocalPeers:
+        """Return what carries messages between nodes in threads."""
+        from .peers.local import LocalPeers
+
+        return LocalPeers(self.n_workers)
 
     async def open(
         self, data: Data, n_shards: int | None, *, one_each: bool = False

@@ -1,0 +1,509 @@
+"""Fits without a manager: nodes exchange statistics and make M-steps of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..peers import iteration, ping, setup
+from ..peers.program import Lost, Program
+from ..peers.source import Source
+from ..peers.table import DistributedTable
+from ..result import EMResult, Status, Trace, TraceLog
+from ..schedules.base import check_integer
+from ..sparse_model import SparseModel
+from ..stopping import Stopping
+from ..topologies import Network, Topology, named_topology
+from ..topologies.plan import Plan, choose, plan_of
+from ..transports import named_peers
+from ..transports.peers import PeerTransport
+from ..transports.runner import Interrupted
+from .managed import Control, Progress
+
+__all__ = ["PeerFit", "Stage", "fit_peers"]
+
+R = TypeVar("R")
+
+logger = logging.getLogger("dask_em")
+
+#: Seconds between two snapshots, unless the user says otherwise.
+SNAPSHOT_SECONDS = 10.0
+#: Bytes of parameters up to which they are brought to the client after a fit.
+GATHERED = 1_000_000_000
+#: Losses without any progress in between before the fit gives up.
+_ATTEMPTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A model, and how long to fit it before the next one takes over.
+
+    The models of several stages share what they prepare and their ids; each begins at
+    the parameters where the one before has ended.
+
+    Parameters
+    ----------
+    model : SparseModel
+    max_iter : int
+        Iterations at most.
+    tol : float, default=0
+        Gain of an iteration per unit of weight below which it has converged.
+    """
+
+    model: SparseModel
+    max_iter: int
+    tol: float = 0.0
+
+
+def fit_peers(
+    stages: Sequence[Stage],
+    source: Source,
+    *,
+    topology: Topology | str = "auto",
+    transport: Any = "auto",
+    shards: int | str = "auto",
+    deadline: float | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+    callback: Callable[[Progress[Any]], bool | None] | None = None,
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
+    gather: bool | str = "auto",
+) -> EMResult[DistributedTable] | Awaitable[EMResult[DistributedTable]]:
+    """Fit models whose M-step is distributed.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+    source : Source
+    topology, transport, shards
+        As in `fit_em`; a shard is a node.
+    deadline : float, optional
+        Seconds after which the fit ends with what it has.
+    seed : int, default=0
+    verbose : int, default=0
+        1 prints a line per iteration.
+    callback : callable, optional
+        Called with a `Progress` (without params) after every iteration; True ends the
+        fit.
+    snapshot_seconds : float, default=10
+        Seconds between two copies of each node's parameters to another worker.
+    gather : bool or "auto", default="auto"
+        Whether to bring the parameters here after the fit; by default if they take a
+        gigabyte at most.
+
+    Returns
+    -------
+    EMResult or awaitable of it
+    """
+    if shards != "auto":
+        if isinstance(shards, str):
+            raise TypeError(f"shards must be 'auto' or an integer, got {shards!r}.")
+        check_integer("shards", shards, 1)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {callback!r}.")
+    if gather not in (True, False, "auto"):
+        raise ValueError(f"gather must be True, False or 'auto', got {gather!r}.")
+    for stage in stages:
+        Stopping(stage.tol, stage.max_iter, deadline)
+    channel = named_peers(transport)
+    fit = PeerFit(
+        stages=stages,
+        source=source,
+        topology=named_topology(topology),
+        transport=channel,
+        n_nodes=None if shards == "auto" else int(shards),
+        deadline=deadline,
+        seed=seed,
+        verbose=verbose,
+        callback=callback,
+        snapshot_seconds=snapshot_seconds,
+        gather=gather,
+    )
+    return channel.drive(fit.run, fit.control.interrupt)
+
+
+@dataclasses.dataclass
+class PeerFit:
+    """A fit without a manager; see `fit_peers` for the parameters."""
+
+    stages: Sequence[Stage]
+    source: Source
+    topology: Topology
+    transport: PeerTransport
+    n_nodes: int | None
+    deadline: float | None = None
+    seed: int = 0
+    verbose: int = 0
+    callback: Callable[[Progress[Any]], bool | None] | None = None
+    snapshot_seconds: float = SNAPSHOT_SECONDS
+    gather: bool | str = "auto"
+    control: Control = dataclasses.field(default_factory=Control)
+
+    async def run(self) -> EMResult[DistributedTable]:
+        """Run the fit, and leave nothing but its result behind."""
+        self._began = time.monotonic()
+        self._summary: Any = None
+        self._plan: Plan | None = None
+        self._losses = 0
+        self._log = _Log()
+        try:
+            self._n = await self._in_time(
+                self.transport.open(self.source, self.n_nodes), "data were got ready"
+            )
+            await self._surely(self._set_up)
+            return await self._climb()
+        finally:
+            await self.transport.close()
+
+    # ---------------------------------------------------------------- getting ready
+
+    @property
+    def _model(self) -> SparseModel:
+        return self.stages[0].model
+
+    async def _set_up(self) -> None:
+        """Let every node know what it holds and whom to send what."""
+        if self._summary is None:
+            found = await self._run(setup.survey(self._model, self._n))
+            summary = found[-1][0]
+            self._model.check(summary)
+            self._summary = summary
+        program = [*setup.prepare(self._model, self._summary), *setup.relate(self._n)]
+        *_, shared = await self._run(program)
+        if self._plan is None:
+            self._plan = await self._make_plan(_added(shared))
+        self._plan = dataclasses.replace(self._plan, places=self.transport.places)
+        await self._run(setup.lay_out(self._plan))
+
+    async def _make_plan(self, shared: setup.Overlaps) -> Plan:
+        found = tuple(self.topology.candidates(self._n, shared.overlaps))
+        (tallies,) = await self._run([setup.PlanExchange(found)])
+        totals = [_added(parts) for parts in zip(*filter(None, tallies), strict=True)]
+        plans = [
+            plan_of(topology, tally, shared, self._model.width)
+            for topology, tally in zip(found, totals, strict=True)
+        ]
+        network = Network()
+        if len(plans) > 1 and self._n > 1:
+            network = await ping.measure(self._run, self.transport.places)
+        return choose(plans, network)
+
+    async def _run(self, program: Program) -> list[list[Any]]:
+        return await self._in_time(self.transport.run(program), None)
+
+    async def _in_time(self, work: Coroutine[Any, Any, R], what: str | None) -> R:
+        """Wait for something; before there are parameters, not beyond the deadline."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                left = 0.25
+                if self.deadline is not None and not self._log.has_parameters:
+                    left = min(left, self._began + self.deadline - time.monotonic())
+                await asyncio.wait({task}, timeout=max(left, 0.0))
+                if task.done():
+                    break
+                if self._log.has_parameters and what is None:
+                    continue  # an iteration is finished before the fit ends
+                if self.control.reason is not None:
+                    raise Interrupted("interrupted before there were parameters")
+                if left <= 0:
+                    raise TimeoutError(
+                        f"the deadline of {self.deadline:g} s passed while "
+                        f"{what or 'nodes were set up'}; allow more time."
+                    )
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    # -------------------------------------------------------------------- the climb
+
+    async def _climb(self) -> EMResult[DistributedTable]:
+        """Iterate until it is time to stop."""
+        log = self._log
+        await self._surely(self._begin)
+        saved = time.monotonic()
+        ended = False  # by the callback
+        while True:
+            status: Any = "callback" if ended else self._stopped()
+            if status == "next":
+                await self._surely(self._next_stage)
+                continue
+            if status is not None:
+                if await self._surely(self._export):
+                    return self._result(status)
+                ended = False
+                continue
+            if not await self._surely(self._iterate):
+                continue
+            if self.verbose:
+                print(
+                    f"  Iteration {log.version}\t log-likelihood "
+                    f"{log.bound:.10g}\t gain {log.gain / self._weight:.3g}"
+                )
+            ended = await self._called_back()
+            if not ended and time.monotonic() >= saved + self.snapshot_seconds:
+                await self._surely(self._keep)
+                saved = time.monotonic()
+
+    def _stopped(self) -> str | None:
+        """Return why to stop here, "next" for the next stage, or None."""
+        log, stage = self._log, self.stages[self._log.stage]
+        if self.control.reason is not None:
+            return self.control.reason
+        if self.deadline is not None and time.monotonic() > self._began + self.deadline:
+            return "deadline"
+        done = log.version - log.stage_began[-1]
+        converged = stage.tol > 0 and done > 0 and log.gain < stage.tol * self._weight
+        if not converged and done < stage.max_iter:
+            return None
+        if log.stage + 1 < len(self.stages):
+            return "next"
+        return "converged" if converged else "max_iter"
+
+    @property
+    def _weight(self) -> float:
+        return float(self._summary.weight) or 1.0
+
+    async def _begin(self) -> None:
+        """Start from scratch."""
+        assert self._plan is not None
+        model = self._model
+        (sums,) = await self._run([iteration.Begin(model, self.seed)])
+        program: Program = [iteration.EStep(model)]
+        if any(sums):
+            rounds = iteration.exchange(self._plan)
+            program = [*rounds, iteration.MStep(model, 0), *program]
+        *_, bounds = await self._run(program)
+        self._log.begin(math.fsum(bounds))
+
+    async def _iterate(self) -> None:
+        """Exchange statistics, make the M-step everywhere, and the next E-step."""
+        assert self._plan is not None
+        model, log = self.stages[self._log.stage].model, self._log
+        version = log.version + 1
+        program = iteration.iteration(model, self._plan, version)
+        *_, bounds = await self._run(program)
+        log.add(math.fsum(bounds), time.monotonic() - self._began)
+        self._losses = 0
+
+    async def _next_stage(self) -> None:
+        """Let the next model take over."""
+        log = self._log
+        (bounds,) = await self._run(
+            [iteration.EStep(self.stages[log.stage + 1].model, afresh=True)]
+        )
+        log.next_stage(math.fsum(bounds))
+
+    async def _keep(self) -> None:
+        """Copy every node's parameters to another worker."""
+        if links := self.transport.looked_after:
+            await self._run([iteration.Keep(links)])
+
+    async def _called_back(self) -> bool:
+        if self.callback is None:
+            return False
+        progress = Progress(
+            version=self._log.version,
+            effective_passes=float(self._log.version),
+            lower_bound=self._log.bound / self._weight,
+            gain=self._log.gain / self._weight,
+            params=None,
+        )
+        return bool(await asyncio.to_thread(self.callback, progress))
+
+    # --------------------------------------------------------------------- recovery
+
+    async def _surely(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do something that the loss of a worker may spoil.
+
+        Return False if that happened, and the fit has gone back to where all nodes
+        were; before there was such a place, it is done again.
+        """
+        lost = False
+        while True:
+            try:
+                if lost:
+                    await self._recover()
+                    if self._log.has_parameters:
+                        return False
+                await work()
+                return True
+            except Lost as error:
+                lost = True
+                self._losses += 1
+                if self._losses >= _ATTEMPTS:
+                    raise RuntimeError(
+                        f"the fit has lost workers {_ATTEMPTS} times without any "
+                        "progress; look into the logs of the workers, which may lack "
+                        "memory (more of them, or more shards, need less each)."
+                    ) from error
+                logger.warning("%s; the fit goes back to its last snapshot", error)
+
+    async def _recover(self) -> None:
+        """Make lost nodes anew, and go back to where all were."""
+        self._log.n_losses += 1
+        await self._in_time(self.transport.recover(), "lost nodes were made anew")
+        await self._set_up()
+        if not self._log.has_parameters:
+            return
+        (held,) = await self._run([iteration.ShowSnapshots()])
+        links_of = _snapshot_to_use(held, self._n)
+        if links_of is None:
+            self._log.forget()
+            await self._begin()
+        else:
+            version, links = links_of
+            self._log.go_back(version)
+            stage = self.stages[self._log.stage]
+            *_, bounds = await self._run(
+                [
+                    iteration.ReturnSnapshots(links, version),
+                    iteration.RollBack(version),
+                    iteration.EStep(stage.model),
+                ]
+            )
+            self._log.rebound(math.fsum(bounds))
+
+    # ----------------------------------------------------------------------- result
+
+    async def _export(self) -> None:
+        """Take the parameters out of the nodes."""
+        plan = self._plan
+        assert plan is not None
+        pieces = await self._in_time(self.transport.export(), None)
+        self._table = DistributedTable(pieces, plan.n_statistics, plan.width)
+        small = self.gather == "auto" and self._table.nbytes <= GATHERED
+        if small or self.gather is True:
+            await self._table.fetch()
+
+    def _result(self, status: Status) -> EMResult[DistributedTable]:
+        plan = self._plan
+        assert plan is not None
+        log = self._log
+        messages = {
+            "converged": "the gain fell below tol",
+            "max_iter": "all iterations were made",
+            "deadline": "the deadline passed",
+            "interrupted": "interrupted",
+            "callback": "a callback ended it",
+        }
+        return EMResult(
+            params=self._table,
+            status=status,
+            message=messages[status],
+            lower_bound=log.bound,
+            log_likelihood=log.bound,
+            weight=self._weight,
+            n_m_steps=log.version,
+            n_e_steps=self._n * (log.version + 1),
+            effective_passes=float(log.version),
+            resumed_from=None,
+            trace=log.trace(self._n),
+            settings={
+                "schedule": "synchronous",
+                "topology": plan.topology.name,
+                "transport": type(self.transport).__name__,
+                "shards": self._n,
+                "numbers sent per exchange": plan.total,
+                "losses": log.n_losses,
+            },
+            plan=plan,
+        )
+
+
+class _Log:
+    """How a fit went: bounds by version, and where stages began."""
+
+    def __init__(self) -> None:
+        #: Bound before and after each iteration, and when it was.
+        self._rows: list[tuple[float, float, float]] = []
+        self.stage_began = [0]
+        self.bound = math.nan
+        self.gain = math.inf
+        self.has_parameters = False
+        self.n_losses = 0
+
+    @property
+    def version(self) -> int:
+        """M-steps made."""
+        return len(self._rows)
+
+    @property
+    def stage(self) -> int:
+        """Number of the present stage."""
+        return len(self.stage_began) - 1
+
+    def begin(self, bound: float) -> None:
+        """Book the bound at the start."""
+        self.forget()
+        self.bound, self.has_parameters = bound, True
+
+    def add(self, bound: float, seconds: float) -> None:
+        """Book an iteration."""
+        self._rows.append((self.bound, bound, seconds))
+        self.gain, self.bound = bound - self.bound, bound
+
+    def next_stage(self, bound: float) -> None:
+        """Book the bound of the next stage's model."""
+        self.stage_began.append(self.version)
+        self.bound, self.gain = bound, math.inf
+
+    def forget(self) -> None:
+        """Forget all."""
+        self._rows.clear()
+        self.stage_began = [0]
+        self.gain = math.inf
+
+    def go_back(self, version: int) -> None:
+        """Forget what came after a version."""
+        del self._rows[version:]
+        self.stage_began = [v for v in self.stage_began if v <= version]
+        self.gain = math.inf
+
+    def rebound(self, bound: float) -> None:
+        """Book the bound where one has gone back to."""
+        self.bound = bound
+        if self._rows and self.stage_began[-1] < self.version:
+            self.gain = bound - self._rows[-1][0]
+
+    def trace(self, n_nodes: int) -> Trace:
+        """Return the log as a trace: every node reports once for each M-step."""
+        log = TraceLog(n_nodes)
+        current = np.zeros(n_nodes, dtype=np.int32)
+        for i, (before, after, seconds) in enumerate(self._rows, start=1):
+            log.add(current, i, seconds, float(i), before, after, n_nodes, 0, 0, 0)
+        return log.trace()
+
+
+def _added(parts: Any) -> Any:
+    """Add up what several nodes have; helpers have None."""
+    found = [part for part in parts if part is not None]
+    return functools.reduce(lambda a, b: a + b, found)
+
+
+def _snapshot_to_use(
+    held: Sequence[Any], n_nodes: int
+) -> tuple[int, tuple[tuple[int, int], ...]] | None:
+    """Return the newest version that there is of all nodes, and who has to send it."""
+    versions = {v for have in held for _, v in have}
+    for version in sorted(versions, reverse=True):
+        links = []
+        for k in range(n_nodes):
+            holders = [i for i, have in enumerate(held) if (k, version) in have]
+            if not holders:
+                break
+            if k not in holders:
+                links.append((holders[0], k))
+        else:
+            return version, tuple(links)
+    return None

@@ -1,0 +1,1 @@
+"""Nodes that hold some of the data and the parameters which these need."""

@@ -1,0 +1,146 @@
+"""Messages between Dask actors: one on each worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import Any
+
+from ...peers.program import Program
+from . import on_worker
+from .cluster import ClusterPeers
+from .host import Host
+
+__all__ = ["ActorPeers", "HostActor"]
+
+
+class HostActor:
+    """The nodes of a fit on a worker, to be called by the client and other workers.
+
+    Parameters
+    ----------
+    fit : str
+    """
+
+    def __init__(self, fit: str) -> None:
+        from distributed import get_worker
+
+        worker = get_worker()
+        self._worker = worker.address
+        self._fit = fit
+        self._n_threads = worker.state.nthreads
+        self._host: Host | None = None
+
+    async def connect(self, homes: dict[int, str], actors: dict[str, Any]) -> None:
+        """Learn where all nodes are.
+
+        Parameters
+        ----------
+        homes : dict of int to str
+            Address of the worker of each node.
+        actors : dict of str to Actor
+        """
+        if self._host is not None:
+            self._host.close()
+        self._host = Host(
+            on_worker.nodes_of(self._worker, self._fit),
+            self._n_threads,
+            {
+                k: functools.partial(_send, actors[address])
+                for k, address in homes.items()
+                if address != self._worker
+            },
+        )
+
+    async def run(self, run: int, program: Program) -> dict[int, list[Any]]:
+        """Run a program on the nodes here."""
+        assert self._host is not None
+        return await self._host.run(run, program)
+
+    async def receive(
+        self, run: int, position: int, src: int, dst: int, payload: Any
+    ) -> None:
+        """Take in a message from another worker."""
+        assert self._host is not None
+        self._host.receive(run, position, src, dst, payload)
+
+    async def close(self) -> None:
+        """Stop the threads."""
+        if self._host is not None:
+            self._host.close()
+            self._host = None
+
+
+async def _send(
+    actor: Any, run: int, position: int, src: int, dst: int, payload: Any
+) -> None:
+    await actor.receive(run, position, src, dst, payload)
+
+
+class ActorPeers(ClusterPeers):
+    """Runs programs in actors that send each other messages.
+
+    A message takes about a millisecond, and none passes the scheduler. An actor does
+    not survive its worker; the fit goes on with a new one.
+    """
+
+    kind = "actors"
+
+    async def open(self, source: Any, n_nodes: int | None) -> int:
+        """Put the nodes on the workers, and an actor on each."""
+        found = await super().open(source, n_nodes)
+        await self._unless_lost(self._connect())
+        return found
+
+    async def _connect(self) -> None:
+        addresses = sorted(set(self.places))
+        self._futures = [
+            self._client.submit(
+                HostActor,
+                self._fit,
+                actor=True,
+                workers=[address],
+                key=f"peer_host-{self._fit}-{self._runs}-{i}",
+                pure=False,
+            )
+            for i, address in enumerate(addresses)
+        ]
+        actors = await asyncio.gather(*(_result(f) for f in self._futures))
+        self._actors = dict(zip(addresses, actors, strict=True))
+        homes = dict(enumerate(self.places))
+        await asyncio.gather(*(a.connect(homes, self._actors) for a in actors))
+
+    async def _reconnect(self, lost: frozenset[int]) -> None:
+        await self._stop()  # whoever is left may still wait for those who are lost
+        await self._unless_lost(self._connect())
+
+    async def _run(self, run: int, program: Program) -> list[list[Any]]:
+        found = await asyncio.gather(
+            *(actor.run(run, program) for actor in self._actors.values())
+        )
+        results = {k: r for part in found for k, r in part.items()}
+        return [results[k] for k in range(self._n_nodes + 1)]
+
+    async def _stop(self) -> None:
+        closing = (actor.close() for actor in self._actors.values())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await asyncio.gather(*map(_quietly, closing))
+        self._futures, self._actors = [], {}
+
+    async def close(self) -> None:
+        """Stop the actors."""
+        if hasattr(self, "_actors"):
+            await self._stop()
+        await super().close()
+
+
+async def _quietly(closing: Any) -> None:
+    """Wait for an actor to stop, if it is still there."""
+    with contextlib.suppress(Exception):
+        await closing
+
+
+async def _result(future: Any) -> Any:
+    return await future

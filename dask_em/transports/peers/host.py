@@ -1,0 +1,148 @@
+"""Nodes of one process, and messages to and from those of others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from ...peers.node import Node
+from ...peers.program import Exchange, Lost, Program, Step
+
+__all__ = ["Host"]
+
+R = TypeVar("R")
+
+#: ``send(run, position, src, dst, payload)`` brings a message to another process.
+Send = Callable[[int, int, int, int, Any], Awaitable[Any]]
+
+
+class _Inbox:
+    """What has arrived for a node in an exchange."""
+
+    def __init__(self) -> None:
+        self.payloads: dict[int, Any] = {}
+        self.changed = asyncio.Event()
+
+    async def until(self, n: int) -> dict[int, Any]:
+        while len(self.payloads) < n:
+            self.changed.clear()
+            await self.changed.wait()
+        return self.payloads
+
+
+class Host:
+    """Runs programs on nodes of its own; each goes on as soon as its messages are in.
+
+    All methods are for one event loop; what nodes compute runs in threads.
+
+    Parameters
+    ----------
+    nodes : mapping of int to Node
+        Those of this process.
+    n_threads : int
+    elsewhere : mapping of int to callable
+        How to reach the others.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[int, Node],
+        n_threads: int,
+        elsewhere: Mapping[int, Send] | None = None,
+    ) -> None:
+        self.nodes = nodes
+        self.elsewhere = dict(elsewhere or {})
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="dask_em-peer")
+        self._inboxes: dict[tuple[int, int, int], _Inbox] = {}
+        self._run = 0
+        self._tasks: Sequence[asyncio.Future[list[Any]]] = ()
+
+    async def run(self, run: int, program: Program) -> dict[int, list[Any]]:
+        """Run a program; return the results of its steps, for each node.
+
+        Parameters
+        ----------
+        run : int
+            Its number, above those of the runs before.
+        program : Program
+        """
+        self._run = run
+        self._tasks = tasks = [
+            asyncio.ensure_future(self._one(run, node, program))
+            for node in self.nodes.values()
+        ]
+        try:
+            results = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._inboxes = {k: v for k, v in self._inboxes.items() if k[0] > run}
+        return dict(zip(self.nodes, results, strict=True))
+
+    async def _one(self, run: int, node: Node, program: Program) -> list[Any]:
+        results = []
+        for position, item in enumerate(program):
+            if isinstance(item, Step):
+                results.append(await self._thread(node, item.run, node))
+            else:
+                await self._exchange(run, position, node, item)
+        return results
+
+    async def _exchange(
+        self, run: int, position: int, node: Node, exchange: Exchange
+    ) -> None:
+        sending = []
+        for dst in exchange.targets(node.index):
+            payload = await self._thread(node, exchange.message, node, dst)
+            if dst in self.nodes:
+                self.receive(run, position, node.index, dst, payload)
+            else:
+                send = self.elsewhere[dst]
+                arrival = send(run, position, node.index, dst, payload)
+                sending.append(asyncio.ensure_future(_sent(arrival, dst)))
+        inbox = self._inbox(run, position, node.index)
+        try:
+            payloads = await inbox.until(len(exchange.sources(node.index)))
+            await self._thread(node, exchange.deliver, node, payloads)
+            await asyncio.gather(*sending)
+        finally:
+            for task in sending:
+                task.cancel()
+            self._inboxes.pop((run, position, node.index), None)
+
+    def _inbox(self, run: int, position: int, dst: int) -> _Inbox:
+        return self._inboxes.setdefault((run, position, dst), _Inbox())
+
+    def receive(
+        self, run: int, position: int, src: int, dst: int, payload: Any
+    ) -> None:
+        """Take in a message; one of a run that is over is dropped."""
+        if run < self._run:
+            return
+        inbox = self._inbox(run, position, dst)
+        inbox.payloads[src] = payload
+        inbox.changed.set()
+
+    async def _thread(self, node: Node, fn: Callable[..., R], *args: Any) -> R:
+        def work() -> R:
+            with node.lock:
+                return fn(*args)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def close(self) -> None:
+        """Give up on what is under way, and stop the threads."""
+        for task in self._tasks:
+            task.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _sent(arrival: Awaitable[Any], dst: int) -> None:
+    """Wait until a message has arrived."""
+    try:
+        await arrival
+    except (OSError, RuntimeError) as error:
+        raise Lost(f"node {dst} cannot be reached") from error
