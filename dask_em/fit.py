@@ -15,6 +15,7 @@ from .result import EMResult
 from .schedules import Schedule, Synchronous, named_schedule
 from .schedules.base import check_integer
 from .sharding import Data, array_of_frame, as_data
+from .sparse_model import SparseModel
 from .statistics import Statistics
 from .stopping import Stopping
 from .transports import Transport, named_transport
@@ -26,7 +27,7 @@ S = TypeVar("S", bound=Statistics)
 
 
 def fit_em(
-    model: Model[P, S],
+    model: Model[P, S] | SparseModel,
     X: Any,
     *,
     y: Any = None,
@@ -52,7 +53,8 @@ def fit_em(
     callback: Callable[[Progress[P]], bool | None] | None = None,
     strategy: str = "em",
     n_polish: int | None = None,
-) -> EMResult[P] | Awaitable[EMResult[P]]:
+    topology: Any = "auto",
+) -> EMResult[Any] | Awaitable[EMResult[Any]]:
     r"""Fit a model by expectation-maximisation.
 
     EM climbs the bound
@@ -65,10 +67,12 @@ def fit_em(
 
     Parameters
     ----------
-    model : Model
+    model : Model or SparseModel
     X : array of shape (n_rows, n_features)
         NumPy or Dask array (lazy or persisted; unknown chunk sizes are refused),
-        DataFrame of numbers, or `xarray.DataArray`.
+        DataFrame of numbers, or `xarray.DataArray`. For a `SparseModel`: whatever its
+        blocks are made of, as anything that can be sliced, a Dask collection, or a
+        `dask_em.peers.source.Source`.
     y : array of shape (n_rows, ...), optional
         Further columns that the model wants to see beside X.
     sample_weight : array of shape (n_rows,), optional
@@ -124,6 +128,12 @@ def fit_em(
     n_polish : int, optional
         Passes at most after a reduction. The default is to go on until the fit has
         converged.
+    topology : Topology or str, default="auto"
+        How statistics of a `SparseModel` travel: ``"owner_sharded"``,
+        ``"junction_tree"``, ``"all_pairs"``, ``"map_reduce"``, ``"star"``, ``"tree"``
+        or an object from `dask_em.topologies`. The default is what would take the
+        least time. Of the other settings, such a model knows `transport`, `shards`,
+        `tol`, `max_iter`, `deadline`, `random_state`, `verbose` and `callback`.
 
     Returns
     -------
@@ -147,6 +157,26 @@ def fit_em(
     >>> result.status
     'converged'
     """
+    if isinstance(model, SparseModel):
+        from .drivers.peer import Stage, fit_peers
+        from .peers.source import as_source
+
+        return fit_peers(
+            [Stage(model, max_iter, tol)],
+            as_source(X),
+            topology=topology,
+            transport=transport,
+            shards=shards,
+            deadline=deadline,
+            seed=_seed(random_state),
+            verbose=verbose,
+            callback=callback,
+        )
+    if topology not in ("auto", "star"):
+        raise ValueError(
+            f"topology={topology!r} is for models whose M-step is distributed, see "
+            f"dask_em.SparseModel; leave it out for {type(model).__name__}."
+        )
     if not isinstance(model, Model):
         name = getattr(model, "__name__", type(model).__name__)
         call = f"; call it: {name}(...)" if isinstance(model, type) else ""

@@ -145,6 +145,8 @@ class EMResult(Generic[P]):
         Schedule, transport, shards, and so on, as used.
     plan : Plan or None
         How statistics travelled, where the M-step was distributed.
+    summary : object or None
+        What the survey of the data found, where the M-step was distributed.
 
     Examples
     --------
@@ -167,6 +169,7 @@ class EMResult(Generic[P]):
     trace: Trace
     settings: Mapping[str, Any]
     plan: Any = None
+    summary: Any = None
 
     @property
     def converged(self) -> bool:

@@ -17,7 +17,8 @@ def keys_of_fits(client: Any) -> list[str]:
         key
         for key in client.run_on_scheduler(known)
         if any(
-            n in key for n in ("e_step-", "piece-", "survey-", "prepare-", "params-")
+            n in key
+            for n in ("e_step-", "piece-", "survey-", "prepare-", "params-", "peer_")
         )
         or "Blocks" in key
     ]

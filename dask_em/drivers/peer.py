@@ -418,6 +418,7 @@ class PeerFit:
                 "losses": log.n_losses,
             },
             plan=plan,
+            summary=self._summary,
         )
 
 

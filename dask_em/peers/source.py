@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["InMemory", "Loader", "Source"]
+__all__ = ["Collection", "InMemory", "Loader", "Rows", "Source", "as_source"]
 
 
 @runtime_checkable
@@ -20,7 +21,12 @@ class Loader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-    """A block that is there already, and travels to where it is needed."""
+    """A block that is there already, and travels to where it is needed.
+
+    Parameters
+    ----------
+    block : object
+    """
 
     block: Any
 
@@ -44,3 +50,87 @@ class Source(ABC):
         Each is a sequence of `Loader`, or of Dask's ``Delayed`` whose values are
         blocks. Blocks keep their order: node by node, and within a node.
         """
+
+
+class Rows(Source):
+    """Anything in memory that has a length and can be sliced; a block is a slice.
+
+    Parameters
+    ----------
+    rows : sequence or array
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        shape = getattr(self.rows, "shape", None)
+        return int(shape[0]) if shape else len(self.rows)
+
+    def cut(self, n_nodes: int) -> list[Sequence[Any]]:
+        """Return slices of about the same length."""
+        edges = [self.n_rows * k // n_nodes for k in range(n_nodes + 1)]
+        return [
+            [InMemory(self.rows[a:b])] if a < b else [] for a, b in pairwise(edges)
+        ]
+
+
+class Collection(Source):
+    """A Dask collection; a block is a partition, or a chunk of rows.
+
+    Parameters
+    ----------
+    collection : Dask array, bag or DataFrame
+    """
+
+    def __init__(self, collection: Any) -> None:
+        self.collection = collection
+
+    @property
+    def n_rows(self) -> None:
+        """None: nobody has looked."""
+        return None
+
+    def cut(self, n_nodes: int) -> list[Sequence[Any]]:
+        """Return runs of blocks."""
+        blocks = self.collection.to_delayed()
+        blocks = list(blocks.ravel() if hasattr(blocks, "ravel") else blocks)
+        edges = [len(blocks) * k // n_nodes for k in range(n_nodes + 1)]
+        return [blocks[a:b] for a, b in pairwise(edges)]
+
+
+def as_source(data: Any) -> Source:
+    """Return data as a source.
+
+    Parameters
+    ----------
+    data : Source, Dask collection, or something that can be sliced
+
+    Raises
+    ------
+    ValueError
+        If a Dask array is not chunked along the first dimension alone.
+    TypeError
+        If it is none of these.
+    """
+    if isinstance(data, Source):
+        return data
+    if hasattr(data, "to_delayed"):
+        chunks = getattr(data, "chunks", ((),))
+        if any(len(along) > 1 for along in chunks[1:]):
+            raise ValueError(
+                "the array is chunked along other dimensions than the first, "
+                f"{chunks}; put what belongs to a row into one chunk, with "
+                "rechunk({1: -1})."
+            )
+        return Collection(data)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return Rows(data)
+    if getattr(data, "shape", None) and hasattr(data, "__getitem__"):  # sparse
+        return Rows(data)
+    raise TypeError(
+        "data must be a sequence or an array, a Dask collection, or a Source, got "
+        f"{type(data).__name__}."
+    )

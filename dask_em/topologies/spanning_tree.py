@@ -174,7 +174,13 @@ class JunctionTree(_SpanningTree):
                     f"{self.tree!r}."
                 )
             return
-        edges = tuple((int(i), int(j)) for i, j in self.tree)
+        try:
+            edges = tuple((int(i), int(j)) for i, j in self.tree)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "tree must be 'maximum', 'best' or a sequence of edges, which are "
+                f"pairs of nodes, got {self.tree!r}."
+            ) from None
         object.__setattr__(self, "tree", edges)
 
     def candidates(
@@ -229,8 +235,19 @@ class Star(_SpanningTree):
 
     hub: int = 0
 
+    def candidates(
+        self, n_nodes: int, overlaps: NDArray[np.int64]
+    ) -> Sequence[Topology]:
+        """Return itself, if there is such a node."""
+        self.edges(n_nodes)  # raises
+        return [self]
+
     def edges(self, n_nodes: int) -> Edges:
         """Return the edges."""
+        if not 0 <= self.hub < n_nodes:
+            raise ValueError(
+                f"hub must be one of the nodes 0 to {n_nodes - 1}, got {self.hub!r}."
+            )
         return tuple((self.hub, k) for k in range(n_nodes) if k != self.hub)
 
 

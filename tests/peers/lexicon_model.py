@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Pairs(Source):
         edges = [len(self.pairs) * k // n_nodes for k in range(n_nodes + 1)]
         return [
             [InMemory(self.pairs[a:b])] if a < b else []
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
+            for a, b in itertools.pairwise(edges)
         ]
 
 

@@ -369,10 +369,10 @@ def test_error_in_a_chunk(client: Any) -> None:
 def test_other_version(client: Any, monkeypatch: Any, found: Any, message: str) -> None:
     import dask_em
 
-    async def ask(self: Any, addresses: Any) -> dict[str, Any]:
+    async def ask(client: Any, addresses: Any) -> dict[str, Any]:
         return {"tcp://a": found, "tcp://b": dask_em.__version__}
 
-    monkeypatch.setattr(Futures, "_ask_versions", ask)
+    monkeypatch.setattr("dask_em.transports.futures.ask_versions", ask)
     with pytest.raises(RuntimeError, match=message):
         fitted(X, client)
 

@@ -127,6 +127,8 @@ class ActorPeers(ClusterPeers):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await asyncio.gather(*map(_quietly, closing))
+                # proxies, here and on workers, are in cycles and would keep them
+                await _quietly(self._client.cancel(self._futures, force=True))
         self._futures, self._actors = [], {}
 
     async def close(self) -> None:

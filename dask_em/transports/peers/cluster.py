@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import dask
-from distributed import Client, span
+from distributed import Client, Future, span
 
 from ...peers.program import Lost, Program
 from ...peers.source import InMemory, Source
@@ -19,7 +19,7 @@ from ..cluster import LOST, ask_versions, cancelled, check_versions, drive, gone
 from . import on_worker
 from .base import PeerTransport
 
-__all__ = ["ClusterPeers", "Remote"]
+__all__ = ["ClusterPeers", "Remote", "finished", "release"]
 
 R = TypeVar("R")
 
@@ -103,10 +103,11 @@ class ClusterPeers(PeerTransport):
     async def _install(self, nodes: Sequence[int]) -> None:
         """Make nodes on their workers, with their data."""
         parts = [*self._source.cut(self._n_nodes), []]
-        made = []
+        made, sent = [], []
         for k in nodes:
             address = self.places[k]
             chunks = [self._sent(chunk, address) for chunk in parts[k]]
+            sent += [chunk for chunk in chunks if isinstance(chunk, Future)]
             made.append(
                 self._submit(
                     on_worker.install,
@@ -118,7 +119,10 @@ class ClusterPeers(PeerTransport):
                     address=address,
                 )
             )
-        await self._unless_lost(self._client.gather(made))
+        try:
+            await self._unless_lost(finished(made))
+        finally:
+            release([*made, *sent])
 
     def _sent(self, chunk: Any, address: str) -> Any:
         """Let a chunk be computed, or brought, where it is needed."""
@@ -243,8 +247,7 @@ class ClusterPeers(PeerTransport):
             )
             for k in range(self._n_nodes)
         ]
-        wanted = asyncio.gather(*(_finished(f) for f in futures))
-        await self._unless_lost(wanted)
+        await self._unless_lost(finished(futures))
         return [Remote(future) for future in futures]
 
     async def close(self) -> None:
@@ -267,6 +270,12 @@ class ClusterPeers(PeerTransport):
             if cancelled():
                 raise
             logger.info("some workers keep the nodes of this fit: %r", error)
+
+
+def release(futures: Sequence[Any]) -> None:
+    """Let go of futures now: after an error, cycles would keep them for a while."""
+    for future in futures:
+        future.release()
 
 
 class Remote:
@@ -295,11 +304,18 @@ def _tells_of_a_loss(error: BaseException) -> bool:
     return isinstance(error, (*LOST, Lost, OSError))
 
 
+async def finished(futures: Sequence[Any]) -> None:
+    """Wait for futures; raise what the first to fail raised.
+
+    Dask's own `gather` leaves tasks behind that fail later, and are complained of.
+    """
+    await asyncio.gather(*map(_finished, futures))
+
+
 async def _finished(future: Any) -> None:
-    """Wait for a future; raise what it raised."""
     await future._state.wait()
     if future.status == "error":
-        raise await future._exception()
+        await future._result()  # raises
     if future.status != "finished":
         raise Lost("a worker was lost")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...peers.program import Program, Step
 from . import on_worker
-from .cluster import ClusterPeers
+from .cluster import ClusterPeers, finished, release
 
 __all__ = ["TaskPeers"]
 
@@ -23,6 +23,13 @@ class TaskPeers(ClusterPeers):
 
     async def _run(self, run: int, program: Program) -> list[list[Any]]:
         chains = [_Chain(self, run, k) for k in range(self._n_nodes + 1)]
+        try:
+            return await self._finish(chains, program)
+        finally:
+            for chain in chains:
+                release(chain.made)
+
+    async def _finish(self, chains: list[_Chain], program: Program) -> list[list[Any]]:
         for position, item in enumerate(program):
             if isinstance(item, Step):
                 for chain in chains:
@@ -39,6 +46,7 @@ class TaskPeers(ClusterPeers):
         for chain in chains:
             chain.flush()
         futures = [f for chain in chains for f in chain.futures]
+        await finished(futures)
         values = dict(
             zip(
                 (f.key for f in futures),
@@ -58,6 +66,8 @@ class _Chain:
         self.index = index
         self._tick = 0
         self.futures: list[Any] = []
+        #: These, and the messages.
+        self.made: list[Any] = []
         self.pending: list[Any] = []
         self.arriving: list[Any] = []
         self._leaving: list[Any] = []
@@ -94,7 +104,7 @@ class _Chain:
     def _submit(self, fn: Any, *args: Any, key: tuple[Any, ...]) -> Any:
         name, *rest = key
         peers = self._peers
-        return peers._submit(
+        future = peers._submit(
             fn,
             peers._fit,
             self.index,
@@ -103,3 +113,5 @@ class _Chain:
             key=(f"{name}-{peers._fit}", self._run, *rest),
             address=peers.places[self.index],
         )
+        self.made.append(future)
+        return future

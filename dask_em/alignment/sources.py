@@ -1,0 +1,322 @@
+"""Where pairs of sentences come from: memory, text files, and Dask's collections."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import islice, pairwise
+from typing import IO, Any, cast
+
+from ..peers.source import InMemory, Source
+
+__all__ = ["BagSource", "FileSource", "LineLoader", "PairsSource", "as_bitext"]
+
+Path = str | os.PathLike[str]
+#: A place to seek to is remembered for every so many lines.
+STRIDE = 4096
+
+
+class PairsSource(Source):
+    """Pairs of sentences in memory.
+
+    Parameters
+    ----------
+    pairs : sequence of pairs (source, target)
+        Sentences are strings, or sequences of tokens.
+
+    Examples
+    --------
+    >>> source = PairsSource([("a", "b"), ("c", "d"), ("e", "f")])
+    >>> [len(part[0].load()) for part in source.cut(2)]
+    [2, 1]
+    """
+
+    def __init__(self, pairs: Sequence[Any]):
+        self.pairs = pairs
+
+    @property
+    def n_rows(self) -> int:
+        """Number of pairs."""
+        return len(self.pairs)
+
+    def cut(self, n_nodes: int) -> list[Sequence[Any]]:
+        """Return parts of about the same number of pairs."""
+        return [
+            [InMemory(self.pairs[a:b])] if b > a else []
+            for a, b in _ranges(len(self.pairs), n_nodes)
+        ]
+
+
+def _ranges(n: int, n_parts: int) -> list[tuple[int, int]]:
+    """Return the bounds of parts, of which the first ones are larger by one."""
+    size, larger = divmod(n, n_parts)
+    bounds = [k * size + min(k, larger) for k in range(n_parts + 1)]
+    return list(pairwise(bounds))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mark:
+    """A place in a file: how far to seek, and how many lines to skip there."""
+
+    offset: int
+    skip: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LineLoader:
+    """Some lines of a file, and the same lines of its translation.
+
+    Parameters
+    ----------
+    source, target : str
+        Paths.
+    marks : tuple
+        Where to begin, in either.
+    n_lines : int
+    """
+
+    source: str
+    target: str
+    marks: tuple[_Mark, _Mark]
+    n_lines: int
+
+    def load(self) -> list[tuple[str, str]]:
+        """Return pairs of lines.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer lines than there were.
+        """
+        sides = [
+            _lines(path, mark, self.n_lines)
+            for path, mark in zip((self.source, self.target), self.marks, strict=True)
+        ]
+        for path, lines in zip((self.source, self.target), sides, strict=True):
+            if len(lines) != self.n_lines:
+                raise ValueError(f"{path} has changed: lines have gone")
+        return list(zip(*sides, strict=True))
+
+
+def _open(path: str) -> IO[bytes]:
+    if path.endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return open(path, "rb")
+
+
+def _lines(path: str, mark: _Mark, n_lines: int) -> list[str]:
+    with _open(path) as file:
+        file.seek(mark.offset)
+        lines = islice(file, mark.skip, mark.skip + n_lines)
+        # not str.splitlines, for which some spaces in a line are ends of lines
+        return [line.decode("utf-8").rstrip("\r\n") for line in lines]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """How many lines a file has, and where some of them begin."""
+
+    path: str
+    n_lines: int
+    offsets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: str) -> _Index:
+        n, at, offsets = 0, 0, []
+        with _open(path) as file:
+            for line in file:
+                if n % STRIDE == 0:
+                    offsets.append(at)
+                n += 1
+                at += len(line)
+        return cls(path, n, tuple(offsets))
+
+    def mark(self, line: int) -> _Mark:
+        # seeking in a compressed file reads all there is before: so do lines
+        if self.path.endswith(".gz"):
+            return _Mark(0, line)
+        return _Mark(self.offsets[line // STRIDE], line % STRIDE)
+
+
+class FileSource(Source):
+    """Text files with a sentence in a line, whose translation is in the same line.
+
+    Parts are loaded where they are needed, so nodes must find the files under the same
+    paths. They are UTF-8; those whose names end in ``.gz`` are compressed.
+
+    Parameters
+    ----------
+    source, target : path, or sequence of paths
+        As many of one as of the other.
+
+    Raises
+    ------
+    ValueError
+        If there are not, or, as soon as lines are counted, if a file has other than
+        its translation's number of lines.
+    """
+
+    def __init__(self, source: Path | Sequence[Path], target: Path | Sequence[Path]):
+        self.source, self.target = _paths(source), _paths(target)
+        if len(self.source) != len(self.target):
+            raise ValueError(
+                f"{len(self.source)} source files and {len(self.target)} target files "
+                "are no pairs"
+            )
+
+    @cached_property
+    def _indices(self) -> list[tuple[_Index, _Index]]:
+        pairs = []
+        for source, target in zip(self.source, self.target, strict=True):
+            pair = _Index.of(source), _Index.of(target)
+            if pair[0].n_lines != pair[1].n_lines:
+                raise ValueError(
+                    f"{source} has {pair[0].n_lines} lines and {target} "
+                    f"{pair[1].n_lines}: lines are to be translations of each other"
+                )
+            pairs.append(pair)
+        return pairs
+
+    @property
+    def n_rows(self) -> int:
+        """Number of lines, which are counted once."""
+        return sum(pair[0].n_lines for pair in self._indices)
+
+    def cut(self, n_nodes: int) -> list[Sequence[Any]]:
+        """Return parts of about the same number of lines."""
+        return [self._part(a, b) for a, b in _ranges(self.n_rows, n_nodes)]
+
+    def _part(self, start: int, stop: int) -> list[LineLoader]:
+        loaders = []
+        first = 0
+        for source, target in self._indices:
+            a = max(start - first, 0)
+            b = min(stop - first, source.n_lines)
+            if b > a:
+                marks = source.mark(a), target.mark(a)
+                loaders.append(LineLoader(source.path, target.path, marks, b - a))
+            first += source.n_lines
+        return loaders
+
+
+def _paths(paths: Path | Sequence[Path]) -> list[str]:
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    return [os.path.abspath(path) for path in paths]
+
+
+class BagSource(Source):
+    """Pairs of sentences in a Dask bag, or two columns of a Dask DataFrame.
+
+    Parameters
+    ----------
+    collection : dask.bag.Bag of pairs, or dask.dataframe.DataFrame with two columns
+    """
+
+    def __init__(self, collection: Any):
+        self.collection = collection
+
+    @property
+    def n_rows(self) -> None:
+        """None, as nobody has looked."""
+        return None
+
+    def cut(self, n_nodes: int) -> list[Sequence[Any]]:
+        """Return partitions, about the same number for each node."""
+        blocks = self.blocks()
+        return [blocks[a:b] for a, b in _ranges(len(blocks), n_nodes)]
+
+    def blocks(self) -> list[Any]:
+        """Return all partitions, as delayed lists of pairs."""
+        from dask import delayed
+
+        as_block = delayed(_frame_pairs if _is_frame(self.collection) else list)
+        return [as_block(part) for part in self.collection.to_delayed()]
+
+
+def _is_frame(obj: Any) -> bool:
+    return hasattr(obj, "columns")
+
+
+def _frame_pairs(frame: Any) -> list[tuple[Any, Any]]:
+    source, target = (frame[name].tolist() for name in frame.columns)
+    return list(zip(source, target, strict=True))
+
+
+def as_bitext(obj: Any, target: Any = None) -> Source:
+    """Return a source of pairs of sentences.
+
+    Parameters
+    ----------
+    obj : object
+        An iterable of pairs, a tuple of two paths, a Dask bag of pairs, a pandas or
+        Dask DataFrame with two columns of text, or a `Source`. If `target` is given:
+        the source side alone, a path, a list of paths, or sentences.
+    target : object, optional
+        The other side.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    ValueError
+        If the two sides have different numbers of sentences, or a DataFrame has not
+        two columns.
+    TypeError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> as_bitext([("the house", "la maison")]).n_rows
+    1
+    >>> as_bitext(["the house"], [["la", "maison"]]).n_rows
+    1
+    """
+    if target is not None:
+        return _two_sides(obj, target)
+    if isinstance(obj, Source):
+        return obj
+    if isinstance(obj, tuple) and len(obj) == 2 and all(map(_is_path, obj)):
+        return FileSource(*obj)
+    if _is_frame(obj):
+        if len(obj.columns) != 2:
+            raise ValueError(
+                f"a DataFrame of two columns is wanted, not of {len(obj.columns)}; "
+                "select the one of the source and the one of the target"
+            )
+        if hasattr(obj, "to_delayed"):
+            return BagSource(obj)
+        return PairsSource(_frame_pairs(obj))
+    if hasattr(obj, "to_delayed"):
+        return BagSource(obj)
+    if isinstance(obj, Iterable) and not _is_path(obj):
+        return PairsSource(obj if isinstance(obj, list) else list(obj))
+    raise TypeError(
+        "pairs of sentences are wanted: an iterable of pairs, two paths, a Dask bag "
+        f"or a DataFrame of two columns, not {type(obj).__name__}"
+    )
+
+
+def _is_path(obj: Any) -> bool:
+    return isinstance(obj, str | os.PathLike)
+
+
+def _two_sides(source: Any, target: Any) -> Source:
+    if _is_path(source) and _is_path(target):
+        return FileSource(source, target)
+    source, target = list(source), list(target)
+    if source and all(map(_is_path, source)) and all(map(_is_path, target)):
+        # a list of strings may be sentences, too: files are there
+        if all(map(os.path.isfile, [*source, *target])):
+            return FileSource(source, target)
+    if len(source) != len(target):
+        raise ValueError(
+            f"{len(source)} source sentences and {len(target)} target sentences are "
+            "no pairs"
+        )
+    return PairsSource(list(zip(source, target, strict=True)))

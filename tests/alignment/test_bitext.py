@@ -1,0 +1,60 @@
+"""Sentences become numbers, and what was counted of them adds up."""
+
+import numpy as np
+import pytest
+
+from dask_em.alignment import Vocabulary, encode_bitext, survey_bitext
+
+PAIRS = [
+    ("the house", "la maison"),
+    (["the", "book"], ("le", "livre")),
+    ("the house", "la maison"),
+    ("", "rien"),
+    ("nothing", []),
+]
+
+
+def test_summaries_add_up():
+    whole = survey_bitext([PAIRS])
+    assert survey_bitext([PAIRS[:1]]) + survey_bitext([PAIRS[1:3], PAIRS[3:]]) == whole
+    assert (whole.n_pairs, whole.n_empty, whole.n_tokens, whole.weight) == (5, 2, 6, 6)
+    assert "rien" not in whole.target_types
+    assert whole.reversed().reversed() == whole
+
+
+def test_pairs_that_are_the_same_are_merged():
+    summary = survey_bitext([PAIRS])
+    sides = summary.source_vocabulary, summary.target_vocabulary
+    distinct, weights, place = encode_bitext([PAIRS], *sides).merged()
+    assert len(distinct) == 2
+    assert place[0] == place[2] != place[1]
+    assert place[3:].tolist() == [-1, -1]
+    assert weights[place[:2]].tolist() == [2.0, 1.0]
+    words = [sides[0].words[k] for k in distinct.source]
+    assert sorted(words) == ["book", "house", "the", "the"]
+
+
+def test_sorted_by_lengths():
+    rng = np.random.default_rng(0)
+    pairs = [
+        (["a"] * rng.integers(1, 4), ["b"] * rng.integers(1, 4)) for _ in range(50)
+    ]
+    words = Vocabulary.of("ab")
+    distinct, weights, place = encode_bitext([pairs], words, words).merged()
+    lengths = np.diff(distinct.source_offsets), np.diff(distinct.target_offsets)
+    shapes = list(zip(*lengths, strict=True))
+    assert shapes == sorted(set((len(s), len(t)) for s, t in pairs))
+    assert [shapes[k] for k in place] == [(len(s), len(t)) for s, t in pairs]
+    assert weights.sum() == 50
+
+
+@pytest.mark.parametrize("pair", ["a b", ("a",), ("a", "b", "c"), 3])
+def test_not_a_pair(pair):
+    with pytest.raises(TypeError, match="expected a pair of sentences"):
+        survey_bitext([[pair]])
+
+
+@pytest.mark.parametrize("sentence", [["a", 3], 4, None])
+def test_not_a_sentence(sentence):
+    with pytest.raises(TypeError, match="a string or a sequence of strings"):
+        survey_bitext([[("a", sentence)]])
