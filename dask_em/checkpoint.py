@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
     return value.item()
 
 
-def fingerprint_of(model: Model[Any, Any], summary: Any) -> dict[str, Any]:
+def fingerprint_of(model: Any, summary: Any) -> dict[str, Any]:
     """Describe model and data, to tell a foreign checkpoint from one's own."""
     found: dict[str, Any] = {
         "model": f"{type(model).__module__}.{type(model).__qualname__}"

@@ -133,7 +133,8 @@ def fit_em(
         ``"junction_tree"``, ``"all_pairs"``, ``"map_reduce"``, ``"star"``, ``"tree"``
         or an object from `dask_em.topologies`. The default is what would take the
         least time. Of the other settings, such a model knows `transport`, `shards`,
-        `tol`, `max_iter`, `deadline`, `random_state`, `verbose` and `callback`.
+        `tol`, `max_iter`, `deadline`, `checkpoint`, `resume`, `random_state`,
+        `verbose` and `callback`.
 
     Returns
     -------
@@ -171,6 +172,9 @@ def fit_em(
             seed=_seed(random_state),
             verbose=verbose,
             callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            resume=resume,
         )
     if topology not in ("auto", "star"):
         raise ValueError(

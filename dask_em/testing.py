@@ -45,6 +45,7 @@ from .schedules.events import (
 from .schedules.ledger import ShardRecord
 from .schedules.planner import Planner
 from .statistics import Statistics
+from .topologies import Sharing, Topology, make_plan, named_topology
 from .transports import Local, Simulated, Transport
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "assert_monotone",
     "check_model",
     "check_schedule",
+    "check_topology",
     "check_transport",
 ]
 
@@ -550,3 +552,120 @@ def check_transport(
         pass
     else:
         raise AssertionError("an error of the model must reach the caller")
+
+
+# -------------------------------------------------------------------- topologies
+
+
+def check_topology(
+    topology: Topology | str, *, n_nodes: int = 6, seed: int = 0
+) -> None:
+    """Check that a topology brings every node the sums it needs, by few messages.
+
+    Nodes are given random statistics: some that one node needs, some that two or all
+    do; some nodes need none. Rounds are then played through by hand: a node sends only
+    what it holds, sender and receiver agree on what is in a message without talking
+    about it, and at the end all who need a statistic have its complete sum, the same
+    to the last bit. What was sent is what the plan says, and no less than any exchange
+    must send. A topology that stands for several is checked for each of them.
+
+    Parameters
+    ----------
+    topology : Topology or str
+    n_nodes : int, default=6
+    seed : int, default=0
+
+    Raises
+    ------
+    AssertionError
+        With a sentence that says what went wrong.
+
+    Examples
+    --------
+    >>> from dask_em.testing import check_topology
+    >>> from dask_em.topologies import OwnerSharded
+    >>> check_topology(OwnerSharded(), n_nodes=5, seed=1)
+    """
+    rng = np.random.default_rng(seed)
+    ids, members = _random_sharing(rng, n_nodes)
+    sharing = Sharing.of([ids[members[:, k]] for k in range(n_nodes)])
+    ids, members = ids[members.any(axis=1)], sharing.members
+    for found in named_topology(topology).candidates(n_nodes, sharing.overlaps):
+        where = f"{found!r} on {n_nodes} nodes, seed {seed}"
+        try:
+            _play_rounds(found, ids, sharing, rng)
+        except AssertionError as error:
+            raise AssertionError(f"{where}: {error}") from None
+
+
+def _random_sharing(rng: np.random.Generator, n_nodes: int) -> tuple[Any, Any]:
+    """Return ids, and which nodes need them."""
+    ids = np.unique(rng.integers(0, 2**62, 60))
+    degree = rng.choice([0, 1, 2, 3, n_nodes], len(ids)).clip(max=n_nodes)
+    rank = rng.permuted(np.tile(np.arange(n_nodes), (len(ids), 1)), axis=1)
+    empty = rng.random(n_nodes) < rng.choice([0.0, 0.3])
+    return ids, (rank < degree[:, None]) & ~empty
+
+
+def _play_rounds(
+    topology: Topology, ids: Any, sharing: Sharing, rng: np.random.Generator
+) -> None:
+    n_nodes, members = sharing.n_nodes, sharing.members
+    places = range(n_nodes + 1)
+    needs = np.concatenate([members, np.zeros((len(ids), 1), dtype=bool)], axis=1)
+    carried = np.stack([topology.carried(k, sharing) for k in places], axis=1)
+    assert not (needs & carried).any(), "what a node needs is not carried by it as well"
+    holds = needs | carried
+    held = [np.flatnonzero(holds[:, k]) for k in places]
+
+    def seen_from(k: int, step: int, src: int, dst: int) -> Any:
+        """Return what node k makes of a message, from what it knows itself."""
+        known = Sharing(
+            members[held[k]], sharing.pick[held[k]], sharing.counts[held[k]]
+        )
+        return held[k][topology.travels(step, src, dst, known)]
+
+    # sums of whole numbers are exact in any order; those of others show the order
+    shape = (len(ids), n_nodes)
+    parts = np.stack([rng.integers(1, 1000, shape), rng.normal(size=shape)], axis=-1)
+    parts *= members[..., None]
+    values = np.concatenate([parts, np.zeros((len(ids), 1, 2))], axis=1)
+    n_sent = 0
+    for step, round_ in enumerate(topology.rounds(n_nodes)):
+        arrived: list[dict[int, tuple[Any, Any]]] = [{} for _ in places]
+        for src, dst in round_.links:
+            rows = np.flatnonzero(topology.travels(step, src, dst, sharing))
+            message = f"round {step}, message from {src} to {dst}"
+            for end, verb in ((src, "sent"), (dst, "received")):
+                assert holds[rows, end].all(), f"{message}: {verb} but not held"
+                assert np.array_equal(seen_from(end, step, src, dst), rows), (
+                    f"{message}: node {end} cannot tell what is in it"
+                )
+            assert src not in arrived[dst], f"{message}: there are two"
+            arrived[dst][src] = rows, values[rows, src]
+            n_sent += len(rows)
+        for k, inbox in enumerate(arrived):
+            if round_.combine == "replace":
+                for rows, sums in inbox.values():
+                    values[rows, k] = sums
+            elif inbox:
+                own, values[:, k] = values[:, k].copy(), 0.0
+                for src in sorted([*inbox, k]):  # in the order of the nodes
+                    if src == k:
+                        values[:, k] += own
+                    else:
+                        rows, sums = inbox[src]
+                        values[rows, k] += sums
+    wanted = parts[..., 0].sum(axis=1)
+    for k in range(n_nodes):
+        mine = members[:, k]
+        assert np.array_equal(values[mine, k, 0], wanted[mine]), (
+            f"node {k} ends without the complete sums"
+        )
+    first = values[np.arange(len(ids)), members.argmax(axis=1), 1][:, None]
+    assert (values[:, :n_nodes, 1] == first)[members].all(), "sums differ between nodes"
+    plan = make_plan(topology, sharing)
+    assert n_sent == plan.total, (
+        f"{n_sent} numbers were sent, planned were {plan.total}"
+    )
+    assert n_sent >= plan.lower_bound == 2 * int((members.sum(axis=1) - 1).sum())

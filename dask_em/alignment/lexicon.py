@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, cast
 
 import numpy as np
@@ -19,7 +19,7 @@ __all__ = ["Lexicon"]
 NULL = None
 
 
-class Lexicon:
+class Lexicon(Mapping[str | None, dict[str, float]]):
     """Translation probabilities of a fitted model.
 
     A mapping of the words that are translated (None stands for the empty word) to
@@ -38,12 +38,16 @@ class Lexicon:
     Examples
     --------
     >>> from dask_em import IBMModel1
-    >>> bitext = [("the house", "la maison"), ("the book", "le livre"), ("a", "un")]
+    >>> bitext = [
+    ...     ("das Haus", "the house"),
+    ...     ("das Buch", "the book"),
+    ...     ("ein Buch", "a book"),
+    ... ]
     >>> lexicon = IBMModel1(max_iter=20).fit(bitext).translation_table_
-    >>> max(lexicon["house"], key=lexicon["house"].get)
-    'maison'
-    >>> lexicon.top("a", 1)[0][0]
-    'un'
+    >>> max(lexicon["Haus"], key=lexicon["Haus"].get)
+    'house'
+    >>> lexicon.top("ein", 1)[0][0]
+    'a'
     """
 
     def __init__(

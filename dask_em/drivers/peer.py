@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..peers import iteration, ping, setup
+from ..checkpoint import fingerprint_of
+from ..peers import iteration, ping, saved, setup
 from ..peers.program import Lost, Program
 from ..peers.source import Source
 from ..peers.table import DistributedTable
@@ -36,10 +37,14 @@ logger = logging.getLogger("dask_em")
 
 #: Seconds between two snapshots, unless the user says otherwise.
 SNAPSHOT_SECONDS = 10.0
+#: Seconds between two checkpoints, unless the user says otherwise.
+CHECKPOINT_SECONDS = 30.0
 #: Bytes of parameters up to which they are brought to the client after a fit.
 GATHERED = 1_000_000_000
 #: Losses without any progress in between before the fit gives up.
 _ATTEMPTS = 10
+#: Seconds that lost nodes may take to be made anew, the deadline notwithstanding.
+_GRACE = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +81,9 @@ def fit_peers(
     callback: Callable[[Progress[Any]], bool | None] | None = None,
     snapshot_seconds: float = SNAPSHOT_SECONDS,
     gather: bool | str = "auto",
+    checkpoint: Any = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    resume: Any = None,
 ) -> EMResult[DistributedTable] | Awaitable[EMResult[DistributedTable]]:
     """Fit models whose M-step is distributed.
 
@@ -98,6 +106,13 @@ def fit_peers(
     gather : bool or "auto", default="auto"
         Whether to bring the parameters here after the fit; by default if they take a
         gigabyte at most.
+    checkpoint : str or path, optional
+        Directory that all workers reach, or URL that fsspec understands: each node
+        saves its part of the parameters there now and then.
+    checkpoint_seconds : float, default=30
+        Seconds between two saves.
+    resume : bool or str or path, optional
+        True goes on from `checkpoint` if there is one; a path must hold one.
 
     Returns
     -------
@@ -126,6 +141,9 @@ def fit_peers(
         callback=callback,
         snapshot_seconds=snapshot_seconds,
         gather=gather,
+        checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        resume=resume,
     )
     return channel.drive(fit.run, fit.control.interrupt)
 
@@ -145,6 +163,9 @@ class PeerFit:
     callback: Callable[[Progress[Any]], bool | None] | None = None
     snapshot_seconds: float = SNAPSHOT_SECONDS
     gather: bool | str = "auto"
+    checkpoint: Any = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    resume: Any = None
     control: Control = dataclasses.field(default_factory=Control)
 
     async def run(self) -> EMResult[DistributedTable]:
@@ -154,6 +175,10 @@ class PeerFit:
         self._plan: Plan | None = None
         self._losses = 0
         self._log = _Log()
+        self._target: saved.Shelf | None = None
+        self._saved = -1
+        self._kept = 0.0
+        self._resumed_from: str | None = None
         try:
             self._n = await self._in_time(
                 self.transport.open(self.source, self.n_nodes), "data were got ready"
@@ -171,12 +196,14 @@ class PeerFit:
 
     async def _set_up(self) -> None:
         """Let every node know what it holds and whom to send what."""
-        if self._summary is None:
+        known = self._summary
+        if known is None:
             found = await self._run(setup.survey(self._model, self._n))
             summary = found[-1][0]
             self._model.check(summary)
             self._summary = summary
-        program = [*setup.prepare(self._model, self._summary), *setup.relate(self._n)]
+        # nodes have told each other, but those made anew have not been told
+        program = [*setup.prepare(self._model, known), *setup.relate(self._n)]
         *_, shared = await self._run(program)
         if self._plan is None:
             self._plan = await self._make_plan(_added(shared))
@@ -202,11 +229,17 @@ class PeerFit:
     async def _in_time(self, work: Coroutine[Any, Any, R], what: str | None) -> R:
         """Wait for something; before there are parameters, not beyond the deadline."""
         task = asyncio.ensure_future(work)
+        began = time.monotonic()
         try:
             while not task.done():
                 left = 0.25
-                if self.deadline is not None and not self._log.has_parameters:
-                    left = min(left, self._began + self.deadline - time.monotonic())
+                if self.deadline is not None and (
+                    what is not None or not self._log.has_parameters
+                ):
+                    end = self._began + self.deadline
+                    if self._log.has_parameters:  # they may yet be saved
+                        end = max(end, began + _GRACE)
+                    left = min(left, end - time.monotonic())
                 await asyncio.wait({task}, timeout=max(left, 0.0))
                 if task.done():
                     break
@@ -231,7 +264,7 @@ class PeerFit:
         """Iterate until it is time to stop."""
         log = self._log
         await self._surely(self._begin)
-        saved = time.monotonic()
+        self._kept = written = time.monotonic()
         ended = False  # by the callback
         while True:
             status: Any = "callback" if ended else self._stopped()
@@ -239,7 +272,7 @@ class PeerFit:
                 await self._surely(self._next_stage)
                 continue
             if status is not None:
-                if await self._surely(self._export):
+                if await self._surely(self._save) and await self._surely(self._export):
                     return self._result(status)
                 ended = False
                 continue
@@ -251,9 +284,9 @@ class PeerFit:
                     f"{log.bound:.10g}\t gain {log.gain / self._weight:.3g}"
                 )
             ended = await self._called_back()
-            if not ended and time.monotonic() >= saved + self.snapshot_seconds:
-                await self._surely(self._keep)
-                saved = time.monotonic()
+            if time.monotonic() >= written + self.checkpoint_seconds:
+                await self._surely(self._save)
+                written = time.monotonic()
 
     def _stopped(self) -> str | None:
         """Return why to stop here, "next" for the next stage, or None."""
@@ -283,16 +316,68 @@ class PeerFit:
         if any(sums):
             rounds = iteration.exchange(self._plan)
             program = [*rounds, iteration.MStep(model, 0), *program]
+        point = await self._point()
+        if point is not None:
+            stage = self.stages[len(point.stage_began) - 1]
+            program = [
+                saved.Restore(self._shelf.location, point),
+                iteration.EStep(stage.model, afresh=True),
+            ]
         *_, bounds = await self._run(program)
-        self._log.begin(math.fsum(bounds))
+        self._log.begin(math.fsum(bounds), point)
+
+    async def _point(self) -> saved.Point | None:
+        """Return where to resume, if so; and see to it that checkpoints can be."""
+        if self.checkpoint is None and not self.resume:
+            return None
+        resumed = self.checkpoint if self.resume in (None, True) else self.resume
+        if resumed is None:
+            raise ValueError(
+                "resume=True goes on from the checkpoint in checkpoint=; give that, or "
+                "resume= a path."
+            )
+        (sums,) = await self._run([saved.Checksum()])
+        fingerprint = {
+            "models": [fingerprint_of(s.model, self._summary) for s in self.stages],
+            "ids": sum(sums) % 2**64,
+            "weight": float(self._summary.weight),
+        }
+        self._shelf = saved.Shelf(resumed, fingerprint)
+        point = None
+        if self.resume and not (self.resume is True and not self._shelf.exists()):
+            point = self._shelf.load()
+            self._resumed_from = str(resumed)
+        if self.checkpoint is not None and self._shelf.location != str(self.checkpoint):
+            self._target = saved.Shelf(self.checkpoint, fingerprint)
+        elif self.checkpoint is not None:
+            self._target = self._shelf
+        if self._target is not None and self._target.exists():
+            self._target.load()  # raises for one of another fit, before any work
+        return point
+
+    async def _save(self) -> None:
+        """Let all nodes write their parts of the parameters."""
+        shelf, log = self._target, self._log
+        if shelf is None or log.version == self._saved:
+            return
+        point = saved.Point(
+            log.version, tuple(log.stage_began), log.bound, shelf.new_folder(), self._n
+        )
+        await self._run([saved.Save(shelf.location, point.folder)])
+        shelf.put(point)
+        self._saved = log.version
 
     async def _iterate(self) -> None:
         """Exchange statistics, make the M-step everywhere, and the next E-step."""
         assert self._plan is not None
         model, log = self.stages[self._log.stage].model, self._log
         version = log.version + 1
-        program = iteration.iteration(model, self._plan, version)
+        due = time.monotonic() >= self._kept + self.snapshot_seconds
+        kept_by = self.transport.looked_after if due else ()
+        program = iteration.iteration(model, self._plan, version, kept_by)
         *_, bounds = await self._run(program)
+        if due:
+            self._kept = time.monotonic()
         log.add(math.fsum(bounds), time.monotonic() - self._began)
         self._losses = 0
 
@@ -303,11 +388,6 @@ class PeerFit:
             [iteration.EStep(self.stages[log.stage + 1].model, afresh=True)]
         )
         log.next_stage(math.fsum(bounds))
-
-    async def _keep(self) -> None:
-        """Copy every node's parameters to another worker."""
-        if links := self.transport.looked_after:
-            await self._run([iteration.Keep(links)])
 
     async def _called_back(self) -> bool:
         if self.callback is None:
@@ -407,7 +487,7 @@ class PeerFit:
             n_m_steps=log.version,
             n_e_steps=self._n * (log.version + 1),
             effective_passes=float(log.version),
-            resumed_from=None,
+            resumed_from=self._resumed_from,
             trace=log.trace(self._n),
             settings={
                 "schedule": "synchronous",
@@ -428,6 +508,8 @@ class _Log:
     def __init__(self) -> None:
         #: Bound before and after each iteration, and when it was.
         self._rows: list[tuple[float, float, float]] = []
+        #: Version at which this run began, if it was resumed.
+        self._base = 0
         self.stage_began = [0]
         self.bound = math.nan
         self.gain = math.inf
@@ -437,16 +519,18 @@ class _Log:
     @property
     def version(self) -> int:
         """M-steps made."""
-        return len(self._rows)
+        return self._base + len(self._rows)
 
     @property
     def stage(self) -> int:
         """Number of the present stage."""
         return len(self.stage_began) - 1
 
-    def begin(self, bound: float) -> None:
+    def begin(self, bound: float, point: saved.Point | None) -> None:
         """Book the bound at the start."""
         self.forget()
+        if point is not None:
+            self._base, self.stage_began = point.version, list(point.stage_began)
         self.bound, self.has_parameters = bound, True
 
     def add(self, bound: float, seconds: float) -> None:
@@ -467,7 +551,7 @@ class _Log:
 
     def go_back(self, version: int) -> None:
         """Forget what came after a version."""
-        del self._rows[version:]
+        del self._rows[max(version - self._base, 0) :]
         self.stage_began = [v for v in self.stage_began if v <= version]
         self.gain = math.inf
 
@@ -481,7 +565,7 @@ class _Log:
         """Return the log as a trace: every node reports once for each M-step."""
         log = TraceLog(n_nodes)
         current = np.zeros(n_nodes, dtype=np.int32)
-        for i, (before, after, seconds) in enumerate(self._rows, start=1):
+        for i, (before, after, seconds) in enumerate(self._rows, self._base + 1):
             log.add(current, i, seconds, float(i), before, after, n_nodes, 0, 0, 0)
         return log.trace()
 

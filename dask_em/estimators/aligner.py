@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -134,7 +135,7 @@ class Aligner(PeerEstimator):
         from dask import delayed
 
         self.result_.params.gather()  # once, not in every task
-        shared = delayed(self)
+        shared = delayed(copy.copy(self))  # which another fit does not change
         parts = [delayed(_links)(shared, block) for block in source.blocks()]
         return dask.bag.from_delayed(parts)
 

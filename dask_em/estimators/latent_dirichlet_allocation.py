@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import warnings
@@ -88,13 +89,15 @@ class LatentDirichletAllocation(
         there is none.
     shards : int or "auto", default="auto"
         Number of nodes.
+    gather : bool or "auto", default="auto"
+        Whether to bring the parameters here after the fit; by default if they take a
+        gigabyte at most. Where they are left behind `components_` brings them.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
         Parameters lambda of the posterior of topics. Divided by their sums along rows
-        they are the expected probabilities of words. They are brought here when they
-        are first asked for.
+        they are the expected probabilities of words.
     exp_dirichlet_component_ : ndarray of shape (n_components, n_features)
         Exponential of the expected log-probabilities.
     n_iter_ : int
@@ -106,6 +109,8 @@ class LatentDirichletAllocation(
     topic_word_prior_ : float
     result_ : EMResult
         Status, bound, log of the fit and settings used.
+    plan_ : Plan
+        How statistics travelled.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Where columns have names that are strings.
@@ -168,6 +173,7 @@ class LatentDirichletAllocation(
         topology: Any = "auto",
         transport: Any = "auto",
         shards: Any = "auto",
+        gather: Any = "auto",
     ) -> None:
         self.n_components = n_components
         self.doc_topic_prior = doc_topic_prior
@@ -183,6 +189,7 @@ class LatentDirichletAllocation(
         self.topology = topology
         self.transport = transport
         self.shards = shards
+        self.gather = gather
 
     # ------------------------------------------------------------------------ fit
 
@@ -225,6 +232,7 @@ class LatentDirichletAllocation(
             deadline=self.deadline,
             seed=int(seed),
             verbose=int(self.verbose),
+            gather=self.gather,
         )
         if inspect.isawaitable(outcome):
             return self._adopt_later(outcome, model, columns)
@@ -249,15 +257,16 @@ class LatentDirichletAllocation(
         alpha = model.alpha
         attributes = {
             "result_": result,
+            "plan_": result.plan,
             "converged_": result.converged,
             "n_iter_": result.n_m_steps,
             "bound_": math.exp(-result.lower_bound / result.weight),
             "doc_topic_prior_": alpha if np.ndim(self.doc_topic_prior) else alpha[0],
             "topic_word_prior_": model.eta,
+            "_topics": _Topics(result.params, columns["n_features_in_"], model.eta),
             **columns,
         }
-        for name in ("feature_names_in_", "_components"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("feature_names_in_", None)
         self.__dict__.update(attributes)
         return self
 
@@ -323,15 +332,7 @@ class LatentDirichletAllocation(
     def components_(self) -> Array:
         """Parameters of the posterior of topics."""
         check_is_fitted(self)
-        if "_components" not in self.__dict__:
-            ids, values = self.result_.params.gather()
-            rows = np.full(
-                (self.n_features_in_, values.shape[1]), float(self.topic_word_prior_)
-            )
-            words = ids < self.n_features_in_  # not the sums over words
-            rows[ids[words]] = values[words]
-            self._components = rows.T
-        return self._components
+        return self._topics.components
 
     @property
     def exp_dirichlet_component_(self) -> Array:
@@ -479,16 +480,30 @@ class LatentDirichletAllocation(
 
     # --------------------------------------------------------------- scikit-learn
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        return {k: v for k, v in state.items() if k != "_components"}  # in result_
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32", "float64"]
         return tags
+
+
+class _Topics:
+    """Rows of a table as a matrix, made when it is first asked for."""
+
+    def __init__(self, table: Any, n_words: int, eta: float) -> None:
+        self._table, self._n_words, self._eta = table, n_words, eta
+
+    @functools.cached_property
+    def components(self) -> Array:
+        ids, values = self._table.gather()
+        rows = np.full((self._n_words, values.shape[1]), self._eta)
+        words = ids < self._n_words  # not the sums over words
+        rows[ids[words]] = values[words]
+        return rows.T
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "components"}
 
 
 @dataclasses.dataclass(frozen=True)

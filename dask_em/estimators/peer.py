@@ -18,7 +18,16 @@ from ..result import EMResult
 __all__ = ["PeerEstimator"]
 
 #: Parameters of an estimator that are those of `fit_peers`.
-_COMMON = ("topology", "transport", "shards", "deadline", "verbose", "gather")
+_COMMON = (
+    "topology",
+    "transport",
+    "shards",
+    "deadline",
+    "checkpoint",
+    "resume",
+    "gather",
+    "verbose",
+)
 
 
 class PeerEstimator(BaseEstimator):

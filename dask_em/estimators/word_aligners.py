@@ -61,6 +61,11 @@ class IBMModel1(Aligner):
         each thread.
     deadline : float, default=None
         Seconds after which the fit ends with what it has.
+    checkpoint : str or path, default=None
+        Directory that all workers reach, or fsspec URL, in which each node saves its
+        part of the parameters now and then.
+    resume : bool, str or path, default=None
+        Go on from a checkpoint; True stands for that of `checkpoint`, if there is one.
     gather : bool or "auto", default="auto"
         Whether to bring the parameters to this process at the end of a fit. The
         default does so if they take a gigabyte at most; others stay on the cluster
@@ -102,11 +107,15 @@ class IBMModel1(Aligner):
     Examples
     --------
     >>> from dask_em import IBMModel1
-    >>> bitext = [("the house", "la maison"), ("the book", "le livre"), ("a", "un")]
+    >>> bitext = [
+    ...     ("das Haus", "the house"),
+    ...     ("das Buch", "the book"),
+    ...     ("ein Buch", "a book"),
+    ... ]
     >>> model = IBMModel1(max_iter=20).fit(bitext)
-    >>> model.top_translations("house", 1)[0][0]
-    'maison'
-    >>> model.align([("the house", "la maison")]).to_pharaoh()
+    >>> model.top_translations("Haus", 1)[0][0]
+    'house'
+    >>> model.align([("das Haus", "the house")]).to_pharaoh()
     ['0-0 1-1']
     """
 
@@ -121,6 +130,8 @@ class IBMModel1(Aligner):
         transport: Any = "auto",
         shards: int | str = "auto",
         deadline: float | None = None,
+        checkpoint: Any = None,
+        resume: Any = None,
         gather: bool | str = "auto",
         verbose: int = 0,
     ) -> None:
@@ -132,6 +143,8 @@ class IBMModel1(Aligner):
         self.transport = transport
         self.shards = shards
         self.deadline = deadline
+        self.checkpoint = checkpoint
+        self.resume = resume
         self.gather = gather
         self.verbose = verbose
 
@@ -175,7 +188,7 @@ class IBMModel2(_Started):
         As for `HMMAligner`.
     null_probability : float or None, default=0.2
         Of the empty word, with a diagonal prior; None learns it.
-    topology, transport, shards, deadline, gather, verbose
+    topology, transport, shards, deadline, checkpoint, resume, gather, verbose
         As for `IBMModel1`.
 
     Attributes
@@ -201,9 +214,13 @@ class IBMModel2(_Started):
     Examples
     --------
     >>> from dask_em import IBMModel2
-    >>> bitext = [("the house", "la maison"), ("the book", "le livre"), ("a", "un")]
+    >>> bitext = [
+    ...     ("das Haus", "the house"),
+    ...     ("das Buch", "the book"),
+    ...     ("ein Buch", "a book"),
+    ... ]
     >>> model = IBMModel2().fit(bitext)
-    >>> model.align([("the house", "la maison")]).to_pharaoh()
+    >>> model.align([("das Haus", "the house")]).to_pharaoh()
     ['0-0 1-1']
     """
 
@@ -221,6 +238,8 @@ class IBMModel2(_Started):
         transport: Any = "auto",
         shards: int | str = "auto",
         deadline: float | None = None,
+        checkpoint: Any = None,
+        resume: Any = None,
         gather: bool | str = "auto",
         verbose: int = 0,
     ) -> None:
@@ -235,6 +254,8 @@ class IBMModel2(_Started):
         self.transport = transport
         self.shards = shards
         self.deadline = deadline
+        self.checkpoint = checkpoint
+        self.resume = resume
         self.gather = gather
         self.verbose = verbose
 
@@ -293,7 +314,7 @@ class HMMAligner(_Started):
         alignment as a whole.
     threshold : float, default=0.5
         Lower ones give more links; before an intersection, 0.3 is good.
-    topology, transport, shards, deadline, gather, verbose
+    topology, transport, shards, deadline, checkpoint, resume, gather, verbose
         As for `IBMModel1`.
 
     Attributes
@@ -323,12 +344,16 @@ class HMMAligner(_Started):
     Examples
     --------
     >>> from dask_em import HMMAligner, symmetrize
-    >>> bitext = [("the house", "la maison"), ("the book", "le livre"), ("a", "un")]
+    >>> bitext = [
+    ...     ("das Haus", "the house"),
+    ...     ("das Buch", "the book"),
+    ...     ("ein Buch", "a book"),
+    ... ]
     >>> forward = HMMAligner().fit(bitext)
     >>> backward = HMMAligner(reverse=True).fit(bitext)
     >>> both = symmetrize(forward.align(bitext), backward.align(bitext))
     >>> both.to_pharaoh()
-    ['0-0 1-1', '0-0 1-1', '0-0']
+    ['0-0 1-1', '0-0 1-1', '0-0 1-1']
     """
 
     def __init__(
@@ -347,6 +372,8 @@ class HMMAligner(_Started):
         transport: Any = "auto",
         shards: int | str = "auto",
         deadline: float | None = None,
+        checkpoint: Any = None,
+        resume: Any = None,
         gather: bool | str = "auto",
         verbose: int = 0,
     ) -> None:
@@ -363,6 +390,8 @@ class HMMAligner(_Started):
         self.transport = transport
         self.shards = shards
         self.deadline = deadline
+        self.checkpoint = checkpoint
+        self.resume = resume
         self.gather = gather
         self.verbose = verbose
 

@@ -146,9 +146,19 @@ def exchange(plan: Plan) -> Program:
     ]
 
 
-def iteration(model: SparseModel, plan: Plan, version: int) -> Program:
-    """Return the steps of an iteration; the last one's results add up to the bound."""
-    return [*exchange(plan), MStep(model, version), EStep(model)]
+def iteration(
+    model: SparseModel,
+    plan: Plan,
+    version: int,
+    kept_by: tuple[tuple[int, int], ...] = (),
+) -> Program:
+    """Return the steps of an iteration; the last one's results add up to the bound.
+
+    With `kept_by`, pairs of a node and another one, a snapshot is taken between M-step
+    and E-step, so that an E-step from there begins as this one does.
+    """
+    keep = [Keep(kept_by)] if kept_by else []
+    return [*exchange(plan), MStep(model, version), *keep, EStep(model)]
 
 
 # ------------------------------------------------------------------- against losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -24,7 +25,7 @@ class Step(ABC):
 
 
 class Exchange(ABC):
-    """Messages that nodes send each other at the same time.
+    """Messages that nodes send each other at the same time; a frozen dataclass.
 
     Attributes
     ----------
@@ -41,6 +42,10 @@ class Exchange(ABC):
     @abstractmethod
     def deliver(self, node: Node, inbox: dict[int, Any]) -> None:
         """Take in what arrived, by sender."""
+
+    def bare(self) -> Exchange:
+        """Return the same without its links, for who need not know all of them."""
+        return dataclasses.replace(self, links=())  # type: ignore[type-var]
 
     def targets(self, src: int) -> list[int]:
         """Return to whom a node sends."""

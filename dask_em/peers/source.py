@@ -72,9 +72,7 @@ class Rows(Source):
     def cut(self, n_nodes: int) -> list[Sequence[Any]]:
         """Return slices of about the same length."""
         edges = [self.n_rows * k // n_nodes for k in range(n_nodes + 1)]
-        return [
-            [InMemory(self.rows[a:b])] if a < b else [] for a, b in pairwise(edges)
-        ]
+        return [[InMemory(self.rows[a:b])] if a < b else [] for a, b in pairwise(edges)]
 
 
 class Collection(Source):

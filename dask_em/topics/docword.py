@@ -295,10 +295,7 @@ def spans(path: PathLike, header: Header, n: int) -> list[Span]:
     cuts.append((size, header.n_docs))
     if any(a[1] > b[1] for a, b in itertools.pairwise(cuts)):
         raise ValueError(_DISORDER.format(path=path))
-    return [
-        Span((a[1], b[1]), (a[0], b[0]))
-        for a, b in itertools.pairwise(cuts)
-    ]
+    return [Span((a[1], b[1]), (a[0], b[0])) for a, b in itertools.pairwise(cuts)]
 
 
 def _next_document(

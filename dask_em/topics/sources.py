@@ -58,13 +58,13 @@ def as_csr(block: Any) -> sp.csr_array:
     if given.dtype.kind not in "fiub":
         raise TypeError(f"Counts of words must be numbers, got dtype {given.dtype}.")
     found = sp.csr_array(given)
-    if found.dtype not in (np.float32, np.float64):
-        largest = abs(found).max() if found.nnz else 0
-        found = found.astype(np.float32 if largest <= 2**24 else np.float64)
     if not found.has_canonical_format or (found.data == 0).any():
-        found = found.copy()
+        found = found.copy()  # the caller's arrays are not to be changed
         found.sum_duplicates()
         found.eliminate_zeros()
+    if found.dtype not in (np.float32, np.float64):
+        small = not found.nnz or np.abs(found.data).max() <= 2**24
+        found = found.astype(np.float32 if small else np.float64)
     return found
 
 

@@ -72,9 +72,10 @@ class Plan:
     OwnerSharded(): asked for.
     2 nodes, 9 statistics of 1 number, 1 round, 2 messages.
     6 numbers per exchange, 1.00 x the lower bound of 6; busiest node 6.
-    node  needs  carries  sends  receives
-       0      6        0      3         3
-       1      6        0      3         3
+    48 B between workers.
+    node  needs  carries  sends  receives  traffic
+       0      6        0      3         3     48 B
+       1      6        0      3         3     48 B
     """
 
     topology: Topology
@@ -121,6 +122,14 @@ class Plan:
         return loads
 
     @property
+    def between_workers(self) -> int:
+        """Numbers that are sent from one worker to another; all, if it is unknown."""
+        places = self.places or tuple(map(str, range(self.n_nodes + 1)))
+        return self.width * sum(
+            m.size for m in self.messages if places[m.src] != places[m.dst]
+        )
+
+    @property
     def _has_helper(self) -> bool:
         return self.n_nodes in {m.dst for m in self.messages}
 
@@ -134,6 +143,7 @@ class Plan:
             f"{_many(len(self.messages), 'message')}.",
             f"{self.total:,} numbers per exchange, {ratio}the lower bound of "
             f"{bound:,}; busiest node {self.busiest:,}.",
+            f"{_size(8 * self.between_workers)} between workers.",
         ]
         if self.others:
             compared = ", ".join(f"{name} {s:.3g} s" for name, s in self.others)
@@ -141,14 +151,15 @@ class Plan:
         return lines
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["node", "needs", "carries", "sends", "receives"]
+        header = ["node", "needs", "carries", "sends", "receives", "traffic"]
         if self.places:
             header.append("worker")
         rows = []
         for k in range(self.n_nodes + self._has_helper):
             needs = self.support[k] if k < self.n_nodes else 0
             row: list[Any] = [k, needs, self.carried[k], self.sent[k], self.received[k]]
-            cells = [f"{n:,}" for n in row]
+            traffic = _size(8 * int(self.sent[k] + self.received[k]))
+            cells = [*(f"{n:,}" for n in row), traffic]
             rows.append([*cells, self.places[k]] if self.places else cells)
         return header, rows
 
@@ -193,6 +204,16 @@ class Plan:
         from ..plots.plan import plot_plan
 
         return plot_plan(self, ax)
+
+
+def _size(nbytes: int) -> str:
+    """Return a number of bytes in a unit that suits it."""
+    size, unit = float(nbytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"
 
 
 def _many(n: int, noun: str) -> str:

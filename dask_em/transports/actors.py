@@ -29,7 +29,7 @@ class Actors:
     >>> from distributed import Client
     >>> from dask_em import IBMModel1
     >>> from dask_em.transports import Actors
-    >>> bitext = [("the house", "la maison"), ("the book", "le livre")]
+    >>> bitext = [("das Haus", "the house"), ("das Buch", "the book")]
     >>> with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
     ...     aligner = IBMModel1(transport=Actors(client)).fit(bitext)
     >>> aligner.n_iter_

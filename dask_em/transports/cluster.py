@@ -24,6 +24,7 @@ __all__ = [
     "LOST",
     "ask_versions",
     "cancelled",
+    "check_picklable",
     "check_versions",
     "drive",
     "gone",
@@ -157,3 +158,17 @@ def check_versions(found: dict[str, Any]) -> None:
             f"the cluster has dask_em {', '.join(sorted(others))} but this process "
             f"has {__version__}; install the same version everywhere."
         )
+
+
+def check_picklable(fn: Any) -> None:
+    """Raise unless what is sent to the workers, the model above all, can travel."""
+    from distributed.protocol.pickle import dumps
+
+    try:
+        dumps(fn)
+    except Exception as error:
+        raise TypeError(
+            f"the model cannot be sent to the workers, because it cannot be pickled "
+            f"({error}); keep locks, files and connections out of it, or use "
+            "transport='local'."
+        ) from error

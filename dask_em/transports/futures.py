@@ -35,6 +35,7 @@ from .cluster import (
     LOST,
     ask_versions,
     cancelled,
+    check_picklable,
     check_versions,
     drive,
     gone,
@@ -518,7 +519,7 @@ class Futures(Transport):
         self, fn: Callable[[Any, np.random.Generator], R], seed: int
     ) -> list[R]:
         """Run one task per slot over all the pieces it owns."""
-        _check_picklable(fn)
+        check_picklable(fn)
         by_owner: dict[str, list[int]] = {}
         for piece in self._pieces:
             by_owner.setdefault(piece.owner, []).append(piece.index)
@@ -1124,20 +1125,6 @@ async def _gathered(work: Sequence[Coroutine[Any, Any, Any]]) -> None:
         for unfinished in tasks:
             unfinished.add_done_callback(_seen)
             unfinished.cancel()
-
-
-def _check_picklable(fn: Any) -> None:
-    """Raise unless what is sent to the workers, the model above all, can travel."""
-    from distributed.protocol.pickle import dumps
-
-    try:
-        dumps(fn)
-    except Exception as error:
-        raise TypeError(
-            f"the model cannot be sent to the workers, because it cannot be pickled "
-            f"({error}); keep locks, files and connections out of it, or use "
-            "transport='local'."
-        ) from error
 
 
 def _nbytes(params: Any) -> int:

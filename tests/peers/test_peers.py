@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import pickle
 import signal
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -40,6 +38,8 @@ TOPOLOGIES: dict[str, Any] = {
     "auto": "auto",
 }
 TRANSPORTS = ["local", "futures", "actors"]
+#: Tasks take their time.
+MOSTLY = ["local", pytest.param("futures", marks=pytest.mark.slow), "actors"]
 N_ITER = 5
 PAIRS = bitext(40)
 
@@ -114,7 +114,7 @@ def test_all(client: Any, case: Any) -> None:
 # ------------------------------------------------------------------------ odd data
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 @pytest.mark.parametrize("topology", ["map_reduce", "owner_sharded", "best"])
 def test_nodes_without_data(client: Any, transport: str, topology: str) -> None:
     result = fitted(
@@ -147,7 +147,7 @@ class Picky(LexiconModel):
             raise ValueError("there are no sentence pairs")
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 def test_the_model_is_asked_whether_it_fits(client: Any, transport: str) -> None:
     with pytest.raises(ValueError, match="there are no sentence pairs"):
         fitted([], Picky(), transport=transport, shards=2)
@@ -161,7 +161,7 @@ class Unsorted(LexiconModel):
 
 
 def test_ids_must_be_sorted() -> None:
-    with pytest.raises(ValueError, match="Unsorted.support must return sorted"):
+    with pytest.raises(ValueError, match=r"Unsorted\.support must return sorted"):
         fitted(model=Unsorted(), transport="local", shards=2)
 
 
@@ -195,11 +195,11 @@ def test_callback(client: Any, transport: str) -> None:
     assert [p.version for p in seen] == [1, 2, 3]
     bounds = [p.lower_bound * result.weight for p in seen]
     np.testing.assert_allclose(bounds, wanted()[2][1:4], rtol=1e-9)
-    ids, params, _ = reference(PAIRS, 3)
+    _, params, _ = reference(PAIRS, 3)
     np.testing.assert_allclose(result.params.gather()[1], params, rtol=1e-9)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 def test_a_callback_that_fails(client: Any, transport: str) -> None:
     def callback(progress: Any) -> None:
         raise KeyError("mine")
@@ -208,24 +208,24 @@ def test_a_callback_that_fails(client: Any, transport: str) -> None:
         fitted(transport=transport, shards=2, callback=callback)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 def test_deadline(client: Any, transport: str) -> None:
     """It ends after an iteration, with its exact log-likelihood."""
     result = fitted(
         model=SlowLexicon(0.05),
         transport=transport,
         shards=2,
-        deadline=1.0,
+        deadline=0.7,
         max_iter=10**6,
     )
     assert result.status == "deadline"
     assert result.n_m_steps > 0
-    ids, params, bounds = reference(PAIRS, result.n_m_steps)
+    _, params, bounds = reference(PAIRS, result.n_m_steps)
     np.testing.assert_allclose(result.params.gather()[1], params, rtol=1e-8)
     assert result.log_likelihood == pytest.approx(bounds[-1], rel=1e-9)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 @pytest.mark.parametrize("slow", ["survey", "e_step"])
 def test_deadline_before_there_is_anything(
     client: Any, transport: str, slow: str
@@ -256,7 +256,7 @@ def test_interrupt(client: Any, transport: str) -> None:
     np.testing.assert_allclose(result.params.gather()[1], params, rtol=1e-9)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 def test_interrupt_before_there_is_anything(client: Any, transport: str) -> None:
     timer = threading.Timer(
         0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
@@ -270,31 +270,29 @@ def test_interrupt_before_there_is_anything(client: Any, transport: str) -> None
 # --------------------------------------------------------------------------- errors
 
 
+@pytest.mark.timeout(60)  # not after all attempts
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("where", ["survey", "e_step"])
 def test_errors_of_a_model(client: Any, transport: str, where: str) -> None:
-    began = time.monotonic()
     with pytest.raises(ValueError, match="my own"):
         fitted(
             model=FailingLexicon(where, ValueError("my own"), PAIRS[-1][1]),
             transport=transport,
             shards=4,
         )
-    assert time.monotonic() < began + 60  # not after all attempts
     assert not on_worker._NODES
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(
     "error", [OSError("my own"), FileNotFoundError("my own"), RuntimeError("my own")]
 )
 def test_errors_that_look_like_losses(client: Any, transport: str, error: Any) -> None:
-    began = time.monotonic()
     with pytest.raises(type(error), match="my own"):
         model = FailingLexicon("e_step", error, PAIRS[-1][1])
         fitted(model=model, transport=transport, shards=4)
-    assert time.monotonic() < began + 60
 
 
 @pytest.mark.parametrize(
@@ -329,6 +327,7 @@ def test_without_a_client(transport: str) -> None:
 # ------------------------------------------------------------------ clients of kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["futures", "actors"])
 def test_two_fits_at_once(client: Any, transport: str) -> None:
     found: dict[int, Any] = {}
@@ -387,10 +386,10 @@ def test_rows_left_on_a_cluster_that_is_gone(cluster: Any) -> None:
         result.params.gather()
 
 
-def test_without_a_place_for_copies(client: Any) -> None:
-    """Copies of one node alone, or of nodes on one worker, have nowhere to go."""
-    with contextlib.suppress(KeyError):
-        on_worker._NODES.clear()
-    for shards in (1, 5):
-        result = fitted(transport="futures", shards=shards, snapshot_seconds=0.0)
-        assert_same(result, wanted())
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("shards", [1, 5])
+def test_copies_change_nothing(client: Any, transport: str, shards: int) -> None:
+    """Those of one node alone have nowhere to go."""
+    result = fitted(transport=transport, shards=shards, snapshot_seconds=0.0)
+    assert_same(result, wanted())

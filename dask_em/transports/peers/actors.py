@@ -123,12 +123,11 @@ class ActorPeers(ClusterPeers):
         return [results[k] for k in range(self._n_nodes + 1)]
 
     async def _stop(self) -> None:
-        closing = (actor.close() for actor in self._actors.values())
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(5):
-                await asyncio.gather(*map(_quietly, closing))
+                await asyncio.gather(*map(_closed, self._actors.values()))
                 # proxies, here and on workers, are in cycles and would keep them
-                await _quietly(self._client.cancel(self._futures, force=True))
+                await self._client.cancel(self._futures, force=True)
         self._futures, self._actors = [], {}
 
     async def close(self) -> None:
@@ -138,10 +137,10 @@ class ActorPeers(ClusterPeers):
         await super().close()
 
 
-async def _quietly(closing: Any) -> None:
-    """Wait for an actor to stop, if it is still there."""
+async def _closed(actor: Any) -> None:
+    """Let an actor stop, if it is still there."""
     with contextlib.suppress(Exception):
-        await closing
+        await actor.close()
 
 
 async def _result(future: Any) -> Any:

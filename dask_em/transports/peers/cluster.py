@@ -15,7 +15,15 @@ from distributed import Client, Future, span
 
 from ...peers.program import Lost, Program
 from ...peers.source import InMemory, Source
-from ..cluster import LOST, ask_versions, cancelled, check_versions, drive, gone
+from ..cluster import (
+    LOST,
+    ask_versions,
+    cancelled,
+    check_picklable,
+    check_versions,
+    drive,
+    gone,
+)
 from . import on_worker
 from .base import PeerTransport
 
@@ -70,7 +78,12 @@ class ClusterPeers(PeerTransport):
         with span(f"dask_em-{self._fit}"):
             self._span = dask.get_annotations()["span"]
         self._runs = 0
+        self.places = ()
         self._workers: dict[str, int] = {}
+        #: What tells a worker from another one that came to its address, now and
+        #: when nodes were put there.
+        self._process: dict[str, str] = {}
+        self._settled: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._broken: BaseException | None = None
         self._watch = asyncio.create_task(self._watch_workers())
@@ -86,9 +99,16 @@ class ClusterPeers(PeerTransport):
             homes = sorted(slots[k % len(slots)] for k in range(n_nodes))
         # the helper goes where there is most room
         idle = min(sorted(self._workers), key=homes.count)
-        self.places = (*homes, idle)
+        self._settle((*homes, idle))
         await self._install(range(n_nodes + 1))
         return n_nodes
+
+    def _settle(self, places: tuple[str, ...]) -> None:
+        self.places = places
+        self._settled = {a: self._process[a] for a in places}
+
+    def _is_gone(self, address: str) -> bool:
+        return self._process.get(address) != self._settled[address]
 
     async def _until_workers(self) -> None:
         told = time.monotonic()
@@ -106,7 +126,7 @@ class ClusterPeers(PeerTransport):
         made, sent = [], []
         for k in nodes:
             address = self.places[k]
-            chunks = [self._sent(chunk, address) for chunk in parts[k]]
+            chunks = [await self._sent(chunk, address) for chunk in parts[k]]
             sent += [chunk for chunk in chunks if isinstance(chunk, Future)]
             made.append(
                 self._submit(
@@ -124,19 +144,16 @@ class ClusterPeers(PeerTransport):
         finally:
             release([*made, *sent])
 
-    def _sent(self, chunk: Any, address: str) -> Any:
+    async def _sent(self, chunk: Any, address: str) -> Any:
         """Let a chunk be computed, or brought, where it is needed."""
         if hasattr(chunk, "__dask_graph__"):
             return self._client.compute(
-                chunk, workers=[address], allow_other_workers=True, optimize_graph=True
+                chunk, workers=[address], allow_other_workers=True
             )
         if isinstance(chunk, InMemory):
-            return self._submit(
-                InMemory.load,
-                chunk,
-                key=f"peer_block-{uuid.uuid4().hex}",
-                address=address,
-            )
+            sending = self._client.scatter([chunk], workers=[address], hash=False)
+            (future,) = await self._unless_lost(sending)
+            return future
         return chunk
 
     def _submit(self, fn: Any, *args: Any, key: Any, address: str) -> Any:
@@ -149,11 +166,11 @@ class ClusterPeers(PeerTransport):
         """Put lost nodes on the workers there are."""
         await self._until_workers()
         there = dict(self._workers)
-        lost = frozenset(k for k, a in enumerate(self.places) if a not in there)
+        lost = frozenset(k for k, a in enumerate(self.places) if self._is_gone(a))
         places = list(self.places)
         for k in sorted(lost):
             places[k] = min(sorted(there), key=lambda a: places.count(a) / there[a])
-        self.places = tuple(places)
+        self._settle(tuple(places))
         self._changed.clear()
         await self._install(sorted(lost))
         await self._reconnect(lost)
@@ -192,7 +209,8 @@ class ClusterPeers(PeerTransport):
                 for address, w in workers.items()
                 if w["last_seen"] > latest - _SILENCE
             }
-            if any(place not in self._workers for place in self.places):
+            self._process = {a: workers[a]["local_directory"] for a in self._workers}
+            if any(map(self._is_gone, self.places)):
                 self._changed.set()
             await asyncio.sleep(_LOOK)
 
@@ -206,7 +224,7 @@ class ClusterPeers(PeerTransport):
                 raise self._broken or Lost("a worker was lost")
             try:
                 return task.result()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 if cancelled() or not _tells_of_a_loss(error):
                     raise
                 # whoever is gone, the scheduler has yet to say so
@@ -226,6 +244,8 @@ class ClusterPeers(PeerTransport):
     async def run(self, program: Program) -> list[list[Any]]:
         """Run a program where the nodes are."""
         self._runs += 1
+        if self._runs == 1:
+            check_picklable(program)
         if self._changed.is_set():
             raise self._broken or Lost("a worker was lost")
         results = await self._unless_lost(self._run(self._runs, program))

@@ -35,13 +35,14 @@ class TaskPeers(ClusterPeers):
                 for chain in chains:
                     chain.pending.append(item)
                 continue
+            bare = item.bare()
             messages = {
-                (src, dst): chains[src].message(position, item, dst)
+                (src, dst): chains[src].message(position, bare, dst)
                 for src, dst in item.links
             }
             for chain in chains:
                 sources = item.sources(chain.index)
-                chain.pending.append(on_worker.Deliver(item, sources))
+                chain.pending.append(on_worker.Deliver(bare, sources))
                 chain.arriving += [messages[src, chain.index] for src in sources]
         for chain in chains:
             chain.flush()
