@@ -155,6 +155,59 @@ def test_mixture_of_experts(tmp_path):
     assert (tmp_path / "mixture_of_experts.png").stat().st_size > 10_000
 
 
+def run_align(where, *options):
+    import subprocess
+
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / "align.py"), *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=where,
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_align(tmp_path):
+    found = run_align(tmp_path, "--out", "made_up").splitlines()
+    rows = [line.split() for line in found]
+    (both,) = (r for r in rows if r[:1] == ["grow-diag-final-and"] and len(r) == 4)
+    precision, recall, error = map(float, both[1:])
+    assert precision > 0.95
+    assert recall > 0.95
+    assert error < 0.05
+    for name in ("", ".forward", ".backward"):
+        lines = (tmp_path / f"made_up{name}.align").read_text().splitlines()
+        assert len(lines) == 3000
+        assert re.fullmatch(r"\d+-\d+( \d+-\d+)*", lines[0])
+    lexicon = (tmp_path / "made_up.lexicon.tsv").read_text().splitlines()
+    best = dict(reversed([line.split("\t")[:2] for line in lexicon]))
+    assert best["e1"] == "f1a"
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_align_files_on_a_cluster(tmp_path):
+    import gzip
+
+    namespace = runpy.run_path(str(EXAMPLES / "align.py"))
+    pairs, gold = namespace["make_bitext"](200)
+    for side, name in enumerate(("text.e.gz", "text.f.gz")):
+        text = "".join(f"{pair[side]}\n" for pair in pairs)
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    for side, name in enumerate(("test.e", "test.f")):
+        text = "".join(f"{pair[side]}\n" for pair in pairs[:20])
+        (tmp_path / name).write_text(text)
+    gold.sure[:20].write(tmp_path / "gold")
+    options = "--test test.e test.f --gold gold --model model1 --workers 2"
+    out = run_align(tmp_path, "text.e.gz", "text.f.gz", *options.split())
+    assert "2 nodes" in out
+    assert "tcp://" in out
+    assert "precision is that of possible links" in out
+
+
 def test_chunks_of_experts_are_the_same_every_time():
     namespace = runpy.run_path(str(EXAMPLES / "mixture_of_experts.py"))
     X, y = namespace["generate"](1000, 4)

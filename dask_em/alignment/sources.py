@@ -112,7 +112,12 @@ def _lines(path: str, mark: _Mark, n_lines: int) -> list[str]:
         file.seek(mark.offset)
         lines = islice(file, mark.skip, mark.skip + n_lines)
         # not str.splitlines, for which some spaces in a line are ends of lines
-        return [line.decode("utf-8").rstrip("\r\n") for line in lines]
+        try:
+            return [line.decode("utf-8").rstrip("\r\n") for line in lines]
+        except UnicodeDecodeError as error:
+            # which would arrive from a worker without its message
+            wrong = error.object[:40]
+            raise ValueError(f"{path} is not UTF-8: {wrong!r}") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -443,7 +443,9 @@ class PeerFit:
             await self._begin()
         else:
             version, links = links_of
-            self._log.go_back(version)
+            ahead = version > self._log.version  # lost after the M-step
+            if not ahead:
+                self._log.go_back(version)
             stage = self.stages[self._log.stage]
             *_, bounds = await self._run(
                 [
@@ -452,7 +454,11 @@ class PeerFit:
                     iteration.EStep(stage.model),
                 ]
             )
-            self._log.rebound(math.fsum(bounds))
+            bound = math.fsum(bounds)
+            if ahead:
+                self._log.add(bound, time.monotonic() - self._began)
+            else:
+                self._log.rebound(bound)
 
     # ----------------------------------------------------------------------- result
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +25,7 @@ from ..result import EMResult
 from ..schedules.base import check_integer
 from .peer import PeerEstimator
 
-__all__ = ["Aligner"]
+__all__ = ["Aligner", "check_number"]
 
 #: Pairs that are aligned at a time.
 _PAIRS = 20_000
@@ -71,9 +73,19 @@ class Aligner(PeerEstimator):
         TypeError
             If this is no bitext.
         """
-        return self._fit_stages(self._stages(), as_bitext(bitext, target))
+        settings = self.get_params(deep=False)
+        for name in ("alpha", "null_probability"):
+            if name in settings:
+                optional = name == "null_probability"
+                check_number(name, settings[name], optional=optional)
+        if not isinstance(self.reverse, bool | np.bool_):
+            raise TypeError(f"reverse must be True or False, got {self.reverse!r}.")
+        return self._fit_stages(
+            self._stages(), as_bitext(bitext, target), self._attributes_of
+        )
 
     def _attributes_of(self, result: EMResult[Any]) -> Mapping[str, Any]:
+        """Return fitted attributes beyond those that all have."""
         summary: BitextSummary = result.summary
         model = self._model()
         translated, translations = (
@@ -83,7 +95,7 @@ class Aligner(PeerEstimator):
         both = (translated, translations)
         trace = result.trace
         return {
-            "source_vocabulary_": both[model.reverse].words,
+            "source_vocabulary_": both[bool(model.reverse)].words,
             "target_vocabulary_": both[not model.reverse].words,
             "translation_table_": Lexicon(
                 result.params, translated, translations, model.alpha
@@ -192,6 +204,16 @@ class Aligner(PeerEstimator):
         check_is_fitted(self)
         check_integer("n", n, 1)
         return self.translation_table_.top(word, n)
+
+
+def check_number(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise `TypeError` or `ValueError` unless this is a finite number, or None."""
+    if optional and value is None:
+        return
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}.")
 
 
 def _blocks(source: Any) -> Iterator[Any]:

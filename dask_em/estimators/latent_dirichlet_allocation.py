@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ..drivers.peer import Stage, fit_peers
+from ..drivers.peer import Stage
 from ..models.topics import transform as documents
 from ..models.topics.variational import VariationalLDA
 from ..result import EMResult
+from .peer import PeerEstimator
 from .topic_input import map_documents, read_corpus, sum_documents
 
 __all__ = ["LatentDirichletAllocation"]
@@ -37,7 +31,7 @@ _UPDATES = 100
 
 
 class LatentDirichletAllocation(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, PeerEstimator
 ):
     r"""Topics of documents, fitted where the documents are.
 
@@ -89,6 +83,11 @@ class LatentDirichletAllocation(
         there is none.
     shards : int or "auto", default="auto"
         Number of nodes.
+    checkpoint : str or path, default=None
+        Directory that all workers reach, or fsspec URL, in which each node saves its
+        part of the parameters now and then.
+    resume : bool, str or path, default=None
+        Go on from a checkpoint; True stands for that of `checkpoint`, if there is one.
     gather : bool or "auto", default="auto"
         Whether to bring the parameters here after the fit; by default if they take a
         gigabyte at most. Where they are left behind `components_` brings them.
@@ -143,9 +142,7 @@ class LatentDirichletAllocation(
     Examples
     --------
     >>> import numpy as np
-    >>> from dask_em.estimators.latent_dirichlet_allocation import (
-    ...     LatentDirichletAllocation,
-    ... )
+    >>> from dask_em import LatentDirichletAllocation
     >>> X = np.array([[4, 3, 0, 0], [2, 5, 0, 0], [0, 0, 3, 3], [0, 0, 6, 1]])
     >>> lda = LatentDirichletAllocation(2, random_state=0).fit(X)
     >>> lda.transform(X).argmax(axis=1) == lda.transform(X[:1]).argmax()
@@ -173,6 +170,8 @@ class LatentDirichletAllocation(
         topology: Any = "auto",
         transport: Any = "auto",
         shards: Any = "auto",
+        checkpoint: Any = None,
+        resume: Any = None,
         gather: Any = "auto",
     ) -> None:
         self.n_components = n_components
@@ -189,6 +188,8 @@ class LatentDirichletAllocation(
         self.topology = topology
         self.transport = transport
         self.shards = shards
+        self.checkpoint = checkpoint
+        self.resume = resume
         self.gather = gather
 
     # ------------------------------------------------------------------------ fit
@@ -223,52 +224,25 @@ class LatentDirichletAllocation(
             self, X, reset=True, whom="LatentDirichletAllocation.fit"
         )
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        outcome = fit_peers(
+        return self._fit_stages(
             [Stage(model, self.max_iter, self.tol)],
             corpus,
-            topology=self.topology,
-            transport=self.transport,
-            shards=self.shards,
-            deadline=self.deadline,
+            lambda result: self._attributes_of(result, model, columns),
             seed=int(seed),
-            verbose=int(self.verbose),
-            gather=self.gather,
         )
-        if inspect.isawaitable(outcome):
-            return self._adopt_later(outcome, model, columns)
-        return self._adopt(outcome, model, columns)
 
-    async def _adopt_later(
-        self, outcome: Any, model: VariationalLDA, columns: Mapping[str, Any]
-    ) -> Self:
-        return self._adopt(await outcome, model, columns)
-
-    def _adopt(
+    def _attributes_of(
         self, result: EMResult[Any], model: VariationalLDA, columns: Mapping[str, Any]
-    ) -> Self:
-        """Replace the outcome of an earlier fit, all of it at once."""
-        if result.status in ("max_iter", "deadline"):
-            warnings.warn(
-                f"The fit did not converge: {result.message}. Its result is the best "
-                "so far; increase max_iter, tol or deadline.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+    ) -> Mapping[str, Any]:
+        """Return fitted attributes beyond those that all have."""
         alpha = model.alpha
-        attributes = {
-            "result_": result,
-            "plan_": result.plan,
-            "converged_": result.converged,
-            "n_iter_": result.n_m_steps,
+        return {
             "bound_": math.exp(-result.lower_bound / result.weight),
             "doc_topic_prior_": alpha if np.ndim(self.doc_topic_prior) else alpha[0],
             "topic_word_prior_": model.eta,
             "_topics": _Topics(result.params, columns["n_features_in_"], model.eta),
             **columns,
         }
-        self.__dict__.pop("feature_names_in_", None)
-        self.__dict__.update(attributes)
-        return self
 
     def fit_transform(self, X: Any, y: Any = None, *, normalize: bool = True) -> Any:
         """Fit topics and return those of the documents; see `fit` and `transform`.

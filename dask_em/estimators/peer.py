@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from abc import abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 
 from sklearn.base import BaseEstimator
@@ -33,12 +32,12 @@ _COMMON = (
 class PeerEstimator(BaseEstimator):
     """Base of estimators that fit models of sparse statistics."""
 
-    @abstractmethod
-    def _attributes_of(self, result: EMResult[Any]) -> Mapping[str, Any]:
-        """Return fitted attributes beyond those that all have."""
-
     def _fit_stages(
-        self, stages: Sequence[Stage], source: Source, **more: Any
+        self,
+        stages: Sequence[Stage],
+        source: Source,
+        attributes: Callable[[EMResult[Any]], Mapping[str, Any]],
+        **more: Any,
     ) -> Self | Awaitable[Self]:
         """Fit models one after the other; take over the outcome once there is one.
 
@@ -46,6 +45,8 @@ class PeerEstimator(BaseEstimator):
         ----------
         stages : sequence of Stage
         source : Source
+        attributes : callable
+            Returns fitted attributes beyond those that all have.
         **more
             For `fit_peers`; what it has in common with the estimator is the
             estimator's.
@@ -56,26 +57,30 @@ class PeerEstimator(BaseEstimator):
         if inspect.isawaitable(outcome):
 
             async def later() -> Self:
-                return self._adopt(await outcome)
+                result = await outcome
+                return self._adopt(result, attributes(result))
 
             return later()
-        return self._adopt(outcome)
+        return self._adopt(outcome, attributes(outcome))
 
-    def _adopt(self, result: EMResult[Any]) -> Self:
+    def _adopt(self, result: EMResult[Any], attributes: Mapping[str, Any]) -> Self:
         """Replace the outcome of an earlier fit, all of it at once."""
-        attributes = {
-            "result_": result,
-            "plan_": result.plan,
-            "converged_": result.converged,
-            "n_iter_": result.n_m_steps,
-            **self._attributes_of(result),
-        }
-        if result.status == "deadline":
+        waited = self.get_params(deep=False)["tol"] > 0
+        if result.status == "deadline" or (result.status == "max_iter" and waited):
             warnings.warn(
-                f"The fit ended before its time: {result.message}. Its result is the "
-                "best so far; give it a longer deadline.",
+                f"The fit did not converge: {result.message}. Its result is the best "
+                "so far; increase max_iter, tol or deadline.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        self.__dict__.update(attributes)
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update(
+            {
+                "result_": result,
+                "plan_": result.plan,
+                "converged_": result.converged,
+                "n_iter_": result.n_m_steps,
+                **attributes,
+            }
+        )
         return self

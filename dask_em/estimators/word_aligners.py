@@ -14,7 +14,7 @@ from ..models.alignment.base import AlignmentModel
 from ..models.alignment.prepared import PreparedBitext
 from ..result import EMResult
 from ..schedules.base import check_integer
-from .aligner import Aligner
+from .aligner import Aligner, check_number
 
 __all__ = ["HMMAligner", "IBMModel1", "IBMModel2"]
 
@@ -397,14 +397,7 @@ class HMMAligner(_Started):
 
     def _model(self) -> AlignmentModel:
         check_integer("max_jump", self.max_jump, 1)
-        if self.decoding not in ("posterior", "viterbi"):
-            raise ValueError(
-                f"decoding must be 'posterior' or 'viterbi', got {self.decoding!r}."
-            )
-        if not 0 < self.threshold < 1:
-            raise ValueError(
-                f"threshold must be between 0 and 1, got {self.threshold!r}."
-            )
+        self._check_decoding()
         return HMMModel(
             self.reverse,
             self.alpha,
@@ -412,7 +405,20 @@ class HMMAligner(_Started):
             max_jump=self.max_jump,
         )
 
+    def _check_decoding(self) -> None:
+        """Raise an error for settings of `align`, which may change after a fit."""
+        if self.decoding not in ("posterior", "viterbi"):
+            raise ValueError(
+                f"decoding must be 'posterior' or 'viterbi', got {self.decoding!r}."
+            )
+        check_number("threshold", self.threshold)
+        if not 0 < self.threshold < 1:
+            raise ValueError(
+                f"threshold must be between 0 and 1, got {self.threshold!r}."
+            )
+
     def _decode(self, params: Any, prepared: PreparedBitext) -> Alignments:
+        self._check_decoding()
         model = self._fitted_model
         if self.decoding == "posterior":
             return model.align_posterior(params, prepared, self.threshold)

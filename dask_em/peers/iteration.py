@@ -221,6 +221,9 @@ class RollBack(Step):
     def run(self, node: Node) -> None:
         """Take parameters and latent state from it."""
         node.version, node.stats = self.version, None
+        node.snapshots = {
+            k: s for k, s in node.snapshots.items() if k[1] <= self.version
+        }
         if node.is_helper:
             return
         snapshot = node.snapshots.get((node.index, self.version))

@@ -126,6 +126,7 @@ class Prepare(Step):
 
 def loaded(chunks: Sequence[Any]) -> list[Any]:
     """Return blocks for loaders; blocks stay what they are."""
+    # nothing that Dask has yet to compute gets here: it would pass for a loader
     return [c.load() if isinstance(c, Loader) else c for c in chunks]
 
 

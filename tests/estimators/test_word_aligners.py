@@ -1,6 +1,7 @@
 """Word aligners, from whatever a bitext is given as to links and probabilities."""
 
 import asyncio
+import copy
 import gzip
 import os
 import pickle
@@ -51,7 +52,7 @@ PAIRS[7], PAIRS[20], PAIRS[21] = ("", "f1 f2"), ("e1", ""), ("", "")
 PAIRS += [PAIRS[0]] * 3
 EMPTY = (7, 20, 21)
 OTHERS, _ = made_up(20, seed=1)
-OTHERS += [("e1 unheard e2", "f2 inouï"), ("unheard", "inouï"), ("", ""), ("e1", "")]
+OTHERS += [("e1 unheard e2", "f1 inouï f2"), ("unheard", "inouï"), ("", ""), ("e1", "")]
 
 
 def fresh(name, **settings):
@@ -296,6 +297,9 @@ def test_decoding():
     for a, b, c in zip(few, best, many, strict=True):
         assert set(a) <= set(b) <= set(c)
     assert len(few.source) < len(best.source) < len(many.source)
+    for wrong in ({"threshold": 2}, {"decoding": "x"}):
+        with pytest.raises(ValueError, match="must be"):
+            copy.copy(model).set_params(**wrong).align(PAIRS)
     viterbi = model.set_params(decoding="viterbi").align(PAIRS)
     for each in viterbi:
         targets = [j for _, j in each]
@@ -311,7 +315,7 @@ def test_unseen_sentences(name, reverse):
     assert len(links) == len(OTHERS)
     assert links[-1] == links[-2] == []
     # words that training has seen are aligned as ever, next to one that it has not
-    assert (2, 0) in links[-4]
+    assert {(0, 0), (2, 2)} <= set(links[-4])
     for (e, f), each in zip(OTHERS, links, strict=True):
         for i, j in each:
             assert i < len(e.split()) and j < len(f.split())
@@ -469,9 +473,9 @@ def test_repr(name):
 
 
 def test_it_takes_words_that_look_like_numbers():
-    pairs = [("1 2", "3 4"), ("1", "3")]
+    pairs = [("1 2", "3 4"), ("1 5", "3 6"), ("5", "6")]
     model = fresh("1", max_iter=50).fit(pairs)
-    assert model.align(pairs).to_pharaoh() == ["0-0 1-1", "0-0"]
+    assert model.align(pairs[:2]).to_pharaoh() == ["0-0 1-1", "0-0 1-1"]
 
 
 # -------------------------------------------------------------------------------- errors
@@ -479,17 +483,18 @@ def test_it_takes_words_that_look_like_numbers():
 BAD = [
     ("1", {"max_iter": 0}, "max_iter must be"),
     ("1", {"max_iter": 2.5}, "max_iter must be"),
-    ("1", {"tol": -1.0}, "tol must be"),
+    ("1", {"tol": -1.0}, "tol must not be negative"),
     ("1", {"alpha": -0.1}, "alpha must be at least 0, not -0.1"),
-    ("1", {"alpha": float("nan")}, "alpha must be at least 0"),
-    ("1", {"alpha": "none"}, "alpha must be"),
+    ("1", {"alpha": float("nan")}, "alpha must be finite, got nan"),
+    ("1", {"alpha": "none"}, "alpha must be a number, got 'none'"),
+    ("1", {"reverse": "yes"}, "reverse must be True or False, got 'yes'"),
     ("1", {"shards": "many"}, "shards must be 'auto' or an integer, got 'many'"),
     ("1", {"shards": 0}, "shards must be"),
     ("1", {"transport": "simulated"}, "transport must be 'auto', 'local'"),
     ("1", {"transport": "pigeons"}, "transport must be"),
     ("1", {"topology": "ring"}, "topology must be one of"),
     ("1", {"gather": "maybe"}, "gather must be"),
-    ("1", {"deadline": -1.0}, "deadline must be"),
+    ("1", {"deadline": -1.0}, "deadline is a number of seconds above 0"),
     ("1", {"deadline": "soon"}, "deadline must be"),
     ("2", {"prior": "x"}, "prior must be 'diagonal' or 'table', got 'x'"),
     ("2", {"model1_iter": -1}, "model1_iter must be"),
@@ -522,7 +527,7 @@ def bad_text(kind, folder):
     if kind == "a string":
         return ("a b",), TypeError, "pairs of sentences are wanted"
     if kind == "strings":
-        return (["a b", "c d"],), TypeError, r"expected a pair .* got 'a b'"
+        return (["a b", "c d"],), TypeError, r"expected a pair .* got '[ac] [bd]'"
     if kind == "triples":
         return ([("a", "b", "c")],), TypeError, "expected a pair of sentences"
     if kind == "numbers":
@@ -578,7 +583,7 @@ def test_what_is_no_bitext(client, tmp_path, kind, transport):
 def test_bytes_that_are_no_text(client, tmp_path, transport):
     paths = lines(tmp_path, "e", 2), tmp_path / "f"
     paths[1].write_bytes("é\né\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="utf-8"):
+    with pytest.raises(ValueError, match=r"f is not UTF-8: b'.xe9.n'$"):
         fresh("1", transport=transport, shards=2).fit(*paths)
 
 
