@@ -103,7 +103,7 @@ class SparseModel(ABC):
         summary : object
             Of all data.
         seed : int
-            The same on all nodes.
+            The same on all nodes, and in all fits with the same `random_state`.
         """
 
     @abstractmethod

@@ -7,10 +7,10 @@ import gzip
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import islice
 from typing import IO, Any, cast
 
-from ..peers.source import InMemory, Source
+from ..peers.source import Collection, Rows, Source, runs
 
 __all__ = ["BagSource", "FileSource", "LineLoader", "PairsSource", "as_bitext"]
 
@@ -19,12 +19,12 @@ Path = str | os.PathLike[str]
 STRIDE = 4096
 
 
-class PairsSource(Source):
+class PairsSource(Rows):
     """Pairs of sentences in memory.
 
     Parameters
     ----------
-    pairs : sequence of pairs (source, target)
+    rows : sequence of pairs (source, target)
         Sentences are strings, or sequences of tokens.
 
     Examples
@@ -33,28 +33,6 @@ class PairsSource(Source):
     >>> [len(part[0].load()) for part in source.cut(2)]
     [2, 1]
     """
-
-    def __init__(self, pairs: Sequence[Any]):
-        self.pairs = pairs
-
-    @property
-    def n_rows(self) -> int:
-        """Number of pairs."""
-        return len(self.pairs)
-
-    def cut(self, n_nodes: int) -> list[Sequence[Any]]:
-        """Return parts of about the same number of pairs."""
-        return [
-            [InMemory(self.pairs[a:b])] if b > a else []
-            for a, b in _ranges(len(self.pairs), n_nodes)
-        ]
-
-
-def _ranges(n: int, n_parts: int) -> list[tuple[int, int]]:
-    """Return the bounds of parts, of which the first ones are larger by one."""
-    size, larger = divmod(n, n_parts)
-    bounds = [k * size + min(k, larger) for k in range(n_parts + 1)]
-    return list(pairwise(bounds))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +170,7 @@ class FileSource(Source):
 
     def cut(self, n_nodes: int) -> list[Sequence[Any]]:
         """Return parts of about the same number of lines."""
-        return [self._part(a, b) for a, b in _ranges(self.n_rows, n_nodes)]
+        return [self._part(a, b) for a, b in runs(self.n_rows, n_nodes)]
 
     def _part(self, start: int, stop: int) -> list[LineLoader]:
         loaders = []
@@ -213,7 +191,7 @@ def _paths(paths: Path | Sequence[Path]) -> list[str]:
     return [os.path.abspath(path) for path in paths]
 
 
-class BagSource(Source):
+class BagSource(Collection):
     """Pairs of sentences in a Dask bag, or two columns of a Dask DataFrame.
 
     Parameters
@@ -221,25 +199,12 @@ class BagSource(Source):
     collection : dask.bag.Bag of pairs, or dask.dataframe.DataFrame with two columns
     """
 
-    def __init__(self, collection: Any):
-        self.collection = collection
-
-    @property
-    def n_rows(self) -> None:
-        """None, as nobody has looked."""
-        return None
-
-    def cut(self, n_nodes: int) -> list[Sequence[Any]]:
-        """Return partitions, about the same number for each node."""
-        blocks = self.blocks()
-        return [blocks[a:b] for a, b in _ranges(len(blocks), n_nodes)]
-
     def blocks(self) -> list[Any]:
         """Return all partitions, as delayed lists of pairs."""
         from dask import delayed
 
         as_block = delayed(_frame_pairs if _is_frame(self.collection) else list)
-        return [as_block(part) for part in self.collection.to_delayed()]
+        return [as_block(part) for part in super().blocks()]
 
 
 def _is_frame(obj: Any) -> bool:

@@ -41,6 +41,8 @@ SNAPSHOT_SECONDS = 10.0
 CHECKPOINT_SECONDS = 30.0
 #: Bytes of parameters up to which they are brought to the client after a fit.
 GATHERED = 1_000_000_000
+#: Nodes at most: what is planned grows with the square of their number.
+MOST_NODES = 1000
 #: Losses without any progress in between before the fit gives up.
 _ATTEMPTS = 10
 #: Seconds that lost nodes may take to be made anew, the deadline notwithstanding.
@@ -122,6 +124,11 @@ def fit_peers(
         if isinstance(shards, str):
             raise TypeError(f"shards must be 'auto' or an integer, got {shards!r}.")
         check_integer("shards", shards, 1)
+        if shards > MOST_NODES:
+            raise ValueError(
+                f"shards={shards} are nodes here, each two of which may send each "
+                f"other messages; {MOST_NODES} are the most."
+            )
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}.")
     if gather not in (True, False, "auto"):
@@ -498,7 +505,7 @@ class PeerFit:
             settings={
                 "schedule": "synchronous",
                 "topology": plan.topology.name,
-                "transport": type(self.transport).__name__,
+                "transport": self.transport.kind,
                 "shards": self._n,
                 "numbers sent per exchange": plan.total,
                 "losses": log.n_losses,

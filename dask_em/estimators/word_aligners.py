@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from ..drivers.peer import Stage
 from ..models.alignment import DiagonalModel, HMMModel, Model1, Model2
 from ..models.alignment.base import AlignmentModel
 from ..models.alignment.prepared import PreparedBitext
-from ..result import EMResult
 from ..schedules.base import check_integer
 from .aligner import Aligner, check_number
 
@@ -165,6 +164,14 @@ class _Started(Aligner):
             return [last]
         return [Stage(model.first_stage(), self.model1_iter), last]
 
+    def _others(self, n: int) -> Any:
+        """Return the first n parameters behind the table of words.
+
+        They are wanted later than the fit ends: all parameters are brought here.
+        """
+        first = self._fitted_model.prepare([], self._summary).first_other
+        return self.result_.params.take(first + np.arange(n))[:, 0]
+
 
 class IBMModel2(_Started):
     r"""IBM Model 2: translation probabilities, and where words tend to stand.
@@ -270,13 +277,20 @@ class IBMModel2(_Started):
             self.reverse, self.alpha, null_probability=self.null_probability
         )
 
-    def _attributes_of(self, result: EMResult[Any]) -> Mapping[str, Any]:
-        found = super()._attributes_of(result)
-        model = found["_fitted_model"]
-        if not isinstance(model, DiagonalModel):
-            return found
-        null, tension = _others(result, model, 2)
-        return {**found, "null_probability_": float(null), "tension_": float(tension)}
+    @property
+    def null_probability_(self) -> float:
+        """Of the empty word."""
+        return float(self._positions(2)[0])
+
+    @property
+    def tension_(self) -> float:
+        """How near to the diagonal words are."""
+        return float(self._positions(2)[1])
+
+    def _positions(self, n: int) -> Any:
+        if not isinstance(getattr(self, "_fitted_model", None), DiagonalModel):
+            raise AttributeError("there is none without a fit with a diagonal prior")
+        return self._others(n)
 
 
 class HMMAligner(_Started):
@@ -424,17 +438,12 @@ class HMMAligner(_Started):
             return model.align_posterior(params, prepared, self.threshold)
         return model.align(params, prepared)
 
-    def _attributes_of(self, result: EMResult[Any]) -> Mapping[str, Any]:
-        found = super()._attributes_of(result)
-        others = _others(result, found["_fitted_model"], 2 + 2 * self.max_jump + 1)
-        return {
-            **found,
-            "null_probability_": float(others[0]),
-            "jump_probabilities_": others[2:],
-        }
+    @property
+    def null_probability_(self) -> float:
+        """Of the empty word."""
+        return float(self._others(1)[0])
 
-
-def _others(result: EMResult[Any], model: AlignmentModel, n: int) -> Any:
-    """Return the first n parameters behind the table of words."""
-    first = model.prepare([], result.summary).first_other
-    return result.params.take(first + np.arange(n))[:, 0]
+    @property
+    def jump_probabilities_(self) -> Any:
+        """Of jumps from -max_jump to max_jump, as when the model was fitted."""
+        return self._others(2 + 2 * self._fitted_model.max_jump + 1)[2:]

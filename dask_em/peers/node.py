@@ -44,8 +44,8 @@ class Snapshot:
 class Node:
     """Some of the data, and the statistics and parameters which these need.
 
-    It is a record that the steps of a program (`dask_em.peers.steps`) fill in and work
-    on; it knows neither workers nor messages.
+    It is a record that the steps of a program (`dask_em.peers.program`) fill in and
+    work on; it knows neither workers nor messages.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Collection", "InMemory", "Loader", "Rows", "Source", "as_source"]
+__all__ = ["Collection", "InMemory", "Loader", "Rows", "Source", "as_source", "runs"]
 
 
 @runtime_checkable
@@ -52,6 +52,12 @@ class Source(ABC):
         """
 
 
+def runs(n: int, n_parts: int) -> list[tuple[int, int]]:
+    """Return the bounds of parts of a run, of which the first are larger by one."""
+    size, larger = divmod(n, n_parts)
+    return list(pairwise(k * size + min(k, larger) for k in range(n_parts + 1)))
+
+
 class Rows(Source):
     """Anything in memory that has a length and can be sliced; a block is a slice.
 
@@ -71,8 +77,10 @@ class Rows(Source):
 
     def cut(self, n_nodes: int) -> list[Sequence[Any]]:
         """Return slices of about the same length."""
-        edges = [self.n_rows * k // n_nodes for k in range(n_nodes + 1)]
-        return [[InMemory(self.rows[a:b])] if a < b else [] for a, b in pairwise(edges)]
+        return [
+            [InMemory(self.rows[a:b])] if a < b else []
+            for a, b in runs(self.n_rows, n_nodes)
+        ]
 
 
 class Collection(Source):
@@ -92,11 +100,14 @@ class Collection(Source):
         return None
 
     def cut(self, n_nodes: int) -> list[Sequence[Any]]:
-        """Return runs of blocks."""
-        blocks = self.collection.to_delayed()
-        blocks = list(blocks.ravel() if hasattr(blocks, "ravel") else blocks)
-        edges = [len(blocks) * k // n_nodes for k in range(n_nodes + 1)]
-        return [blocks[a:b] for a, b in pairwise(edges)]
+        """Return runs of about as many blocks."""
+        blocks = self.blocks()
+        return [blocks[a:b] for a, b in runs(len(blocks), n_nodes)]
+
+    def blocks(self) -> list[Any]:
+        """Return all blocks, to be computed."""
+        found = self.collection.to_delayed()
+        return list(found.ravel() if hasattr(found, "ravel") else found)
 
 
 def as_source(data: Any) -> Source:

@@ -22,6 +22,8 @@ class PeerTransport(ABC):
     helper, has no data.
     """
 
+    #: What users call it.
+    kind = ""
     #: Which worker each node is on.
     places: tuple[str, ...] = ()
 

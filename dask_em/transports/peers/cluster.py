@@ -52,9 +52,6 @@ class ClusterPeers(PeerTransport):
         By default the current one.
     """
 
-    #: What users call it.
-    kind = ""
-
     def __init__(self, client: Client | None) -> None:
         self._given = client
 

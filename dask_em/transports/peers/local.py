@@ -26,6 +26,8 @@ class LocalPeers(PeerTransport):
     n_threads : int, optional
     """
 
+    kind = "local"
+
     def __init__(self, n_threads: int | None = None) -> None:
         self._n_threads = n_threads
 
