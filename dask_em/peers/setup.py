@@ -160,7 +160,8 @@ class Directory:
     def of(cls, askers: dict[int, Ids], n_nodes: int) -> Directory:
         """Make it of what nodes say they need."""
         every = np.concatenate([*askers.values(), np.zeros(0, dtype=np.int64)])
-        ids = np.unique(every)
+        every.sort(kind="stable")  # runs that are sorted are but merged
+        ids = every[np.diff(every, prepend=-1) > 0]
         needs = np.zeros((len(ids), n_nodes), dtype=bool)
         for k, theirs in askers.items():
             needs[np.searchsorted(ids, theirs), k] = True

@@ -201,13 +201,12 @@ class AlignmentModel(SparseModel):
     def m_step(self, params: Array, stats: Array, prepared: PreparedBitext) -> Array:
         """Return relative frequencies, and what the model makes of the rest."""
         n = prepared.n_words
-        out = params.copy()
+        out = np.empty_like(params)
         if self.alpha:
             out[:n] = stats[:n]
         else:
-            words = np.ascontiguousarray(params[:n, 0])
-            normalise_rows(np.ascontiguousarray(stats[:n, 0]), prepared.rows, words)
-            out[:n, 0] = words
+            out[:n] = params[:n]  # for rows without counts
+            normalise_rows(stats[:n, 0], prepared.rows, out[:n, 0])
         out[n:, 0] = self._estimate(params[n:, 0], stats[n:, 0], prepared)
         return out
 
