@@ -99,11 +99,11 @@ def fingerprint_of(model: Any, summary: Any) -> dict[str, Any]:
         found["settings"] = {
             name: value
             for name, (value, _) in settings.items()
-            if isinstance(value, (str, int, float, bool))
+            if value is None or isinstance(value, (str, int, float, bool))
         } | {
             name: repr(value)
             for name, (value, compare) in settings.items()
-            if compare and dataclasses.is_dataclass(value)
+            if compare and (dataclasses.is_dataclass(value) or type(value) is tuple)
         }
     if hasattr(summary, "fingerprint"):
         found["data"] = summary.fingerprint
@@ -119,12 +119,14 @@ def fingerprint_of(model: Any, summary: Any) -> dict[str, Any]:
     return found
 
 
-def _alike(a: Any, b: Any) -> bool:
+def alike(a: Any, b: Any) -> bool:
     """Whether two fingerprints agree, up to the rounding of sums."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
+        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-6, atol=0))
+        if all(isinstance(v, (int, float)) for v in (*a, *b)):
+            return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-6, atol=0))
+        return len(a) == len(b) and all(map(alike, a, b))
     if isinstance(a, float) or isinstance(b, float):
         return bool(np.isclose(a, b, rtol=1e-9))
     return bool(a == b)
@@ -254,11 +256,11 @@ class Checkpointer:
                 "it away, or choose another directory"
             ) from error
         theirs = header["fingerprint"]
-        if not _alike(theirs, self._fingerprint):
+        if not alike(theirs, self._fingerprint):
             differ = ", ".join(
                 key
                 for key in {*theirs, *self._fingerprint}
-                if not _alike(theirs.get(key), self._fingerprint.get(key))
+                if not alike(theirs.get(key), self._fingerprint.get(key))
             )
             raise ValueError(
                 f"the checkpoint in {self.location!r} is of another fit (its {differ} "

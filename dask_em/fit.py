@@ -9,8 +9,10 @@ import numpy as np
 
 from .acceleration import Acceleration, named_acceleration
 from .drivers.managed import Progress
+from .drivers.peer import Stage, fit_peers
 from .drivers.whole import CHECKPOINT_SECONDS, Fit
 from .model import Model
+from .peers.source import as_source
 from .result import EMResult
 from .schedules import Schedule, Synchronous, named_schedule
 from .schedules.base import check_integer
@@ -159,9 +161,24 @@ def fit_em(
     'converged'
     """
     if isinstance(model, SparseModel):
-        from .drivers.peer import Stage, fit_peers
-        from .peers.source import as_source
-
+        unknown = {
+            "y": y is None,
+            "sample_weight": sample_weight is None,
+            "dim": dim is None,
+            "schedule": schedule in ("auto", "synchronous"),
+            "acceleration": acceleration in ("auto", None),
+            "step_tol": step_tol is None,
+            "n_init": n_init == 1,
+            "start": start is None,
+            "strategy": strategy == "em",
+            "n_polish": n_polish is None,
+        }
+        for name, left_out in unknown.items():
+            if not left_out:
+                raise ValueError(
+                    f"{name} is not for models whose M-step is distributed; leave it "
+                    f"out for {type(model).__name__}."
+                )
         return fit_peers(
             [Stage(model, max_iter, tol)],
             as_source(X),

@@ -112,6 +112,8 @@ class SparseModel(ABC):
     ) -> tuple[Array, float, Any]:
         """Return what the node's data contribute.
 
+        `params` and `local` are to be left as they are: they may be somebody's copy.
+
         Returns
         -------
         stats : array of shape (n_ids, width)

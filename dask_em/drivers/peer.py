@@ -15,7 +15,7 @@ import numpy as np
 
 from ..checkpoint import fingerprint_of
 from ..peers import iteration, ping, saved, setup
-from ..peers.program import Lost, Program
+from ..peers.program import MOST_NODES, Lost, Program
 from ..peers.source import Source
 from ..peers.table import DistributedTable
 from ..result import EMResult, Status, Trace, TraceLog
@@ -41,8 +41,6 @@ SNAPSHOT_SECONDS = 10.0
 CHECKPOINT_SECONDS = 30.0
 #: Bytes of parameters up to which they are brought to the client after a fit.
 GATHERED = 1_000_000_000
-#: Nodes at most: what is planned grows with the square of their number.
-MOST_NODES = 1000
 #: Losses without any progress in between before the fit gives up.
 _ATTEMPTS = 10
 #: Seconds that lost nodes may take to be made anew, the deadline notwithstanding.
@@ -131,8 +129,13 @@ def fit_peers(
             )
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}.")
-    if gather not in (True, False, "auto"):
+    if (
+        gather not in (True, False, "auto")
+        or (isinstance(gather, int)
+        and not (isinstance(gather, bool)))
+    ):
         raise ValueError(f"gather must be True, False or 'auto', got {gather!r}.")
+    saved.check_places(checkpoint, resume)
     for stage in stages:
         Stopping(stage.tol, stage.max_iter, deadline)
     channel = named_peers(transport)
@@ -207,6 +210,11 @@ class PeerFit:
         if known is None:
             found = await self._run(setup.survey(self._model, self._n))
             summary = found[-1][0]
+            if not hasattr(summary, "weight"):
+                raise TypeError(
+                    f"{type(self._model).__name__}.survey must return an object with a "
+                    f"property weight, got {type(summary).__name__}."
+                )
             self._model.check(summary)
             self._summary = summary
         # nodes have told each other, but those made anew have not been told
@@ -279,6 +287,7 @@ class PeerFit:
                 await self._surely(self._next_stage)
                 continue
             if status is not None:
+                self._check_that_there_is_something(status)
                 if await self._surely(self._save) and await self._surely(self._export):
                     return self._result(status)
                 ended = False
@@ -294,6 +303,18 @@ class PeerFit:
             if time.monotonic() >= written + self.checkpoint_seconds:
                 await self._surely(self._save)
                 written = time.monotonic()
+
+    def _check_that_there_is_something(self, status: str) -> None:
+        """Raise where a fit had to end before it made anything."""
+        if self._log.version > 0:
+            return
+        if status == "interrupted":
+            raise Interrupted("interrupted before the first M-step")
+        if status == "deadline":
+            raise TimeoutError(
+                f"the deadline of {self.deadline:g} s passed before the first M-step; "
+                "allow more time."
+            )
 
     def _stopped(self) -> str | None:
         """Return why to stop here, "next" for the next stage, or None."""
@@ -331,18 +352,13 @@ class PeerFit:
                 iteration.EStep(stage.model, afresh=True),
             ]
         *_, bounds = await self._run(program)
-        self._log.begin(math.fsum(bounds), point)
+        self._log.begin(self._sum(bounds), point)
 
     async def _point(self) -> saved.Point | None:
         """Return where to resume, if so; and see to it that checkpoints can be."""
         if self.checkpoint is None and not self.resume:
             return None
         resumed = self.checkpoint if self.resume in (None, True) else self.resume
-        if resumed is None:
-            raise ValueError(
-                "resume=True goes on from the checkpoint in checkpoint=; give that, or "
-                "resume= a path."
-            )
         (sums,) = await self._run([saved.Checksum()])
         fingerprint = {
             "models": [fingerprint_of(s.model, self._summary) for s in self.stages],
@@ -358,8 +374,12 @@ class PeerFit:
             self._target = saved.Shelf(self.checkpoint, fingerprint)
         elif self.checkpoint is not None:
             self._target = self._shelf
-        if self._target is not None and self._target.exists():
-            self._target.load()  # raises for one of another fit, before any work
+        if self._target is not None:
+            if self._target.exists():
+                self._target.load()  # raises for one of another fit, before any work
+            folder = self._target.new_folder()
+            await self._run([saved.Probe(self._target.location, folder)])
+            self._target.drop(folder)
         return point
 
     async def _save(self) -> None:
@@ -367,11 +387,14 @@ class PeerFit:
         shelf, log = self._target, self._log
         if shelf is None or log.version == self._saved:
             return
-        point = saved.Point(
-            log.version, tuple(log.stage_began), log.bound, shelf.new_folder(), self._n
-        )
-        await self._run([saved.Save(shelf.location, point.folder)])
-        shelf.put(point)
+        try:
+            folder = shelf.new_folder()
+            began = tuple(log.stage_began)
+            point = saved.Point(log.version, began, log.bound, folder, self._n)
+            await self._run([saved.Save(shelf.location, folder)])
+            shelf.put(point)
+        except OSError as error:  # the fit is worth more than its copy
+            logger.warning("no checkpoint was saved in %s: %s", shelf.location, error)
         self._saved = log.version
 
     async def _iterate(self) -> None:
@@ -385,8 +408,20 @@ class PeerFit:
         *_, bounds = await self._run(program)
         if due:
             self._kept = time.monotonic()
-        log.add(math.fsum(bounds), time.monotonic() - self._began)
+        log.add(self._sum(bounds), time.monotonic() - self._began)
         self._losses = 0
+
+    def _sum(self, bounds: Sequence[float]) -> float:
+        """Add up the parts of the bound."""
+        bound = math.fsum(bounds)
+        if not math.isfinite(bound):
+            model = self.stages[self._log.stage].model
+            raise ArithmeticError(
+                f"the bound of {type(model).__name__} is {bound} at version "
+                f"{self._log.version}: its E-step or M-step has left what floating "
+                "point can hold; check the data for extreme values, and priors."
+            )
+        return bound
 
     async def _next_stage(self) -> None:
         """Let the next model take over."""
@@ -394,7 +429,7 @@ class PeerFit:
         (bounds,) = await self._run(
             [iteration.EStep(self.stages[log.stage + 1].model, afresh=True)]
         )
-        log.next_stage(math.fsum(bounds))
+        log.next_stage(self._sum(bounds))
 
     async def _called_back(self) -> bool:
         if self.callback is None:
@@ -461,7 +496,7 @@ class PeerFit:
                     iteration.EStep(stage.model),
                 ]
             )
-            bound = math.fsum(bounds)
+            bound = self._sum(bounds)
             if ahead:
                 self._log.add(bound, time.monotonic() - self._began)
             else:
@@ -476,8 +511,9 @@ class PeerFit:
         pieces = await self._in_time(self.transport.export(), None)
         self._table = DistributedTable(pieces, plan.n_statistics, plan.width)
         small = self.gather == "auto" and self._table.nbytes <= GATHERED
-        if small or self.gather is True:
-            await self._table.fetch()
+        if small or self.gather is True or self.transport.kind == "local":
+            fetching = self.transport.unless_lost(self._table.fetch())
+            await self._in_time(fetching, None)
 
     def _result(self, status: Status) -> EMResult[DistributedTable]:
         plan = self._plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -122,8 +123,8 @@ class LatentDirichletAllocation(
     Notes
     -----
     Documents may be a sparse matrix or an array, a Dask array with sparse or dense
-    chunks along documents, or the path of a file in docword format. Counts may be
-    fractions, but `perplexity` wants whole tokens.
+    chunks along documents, a `xarray.DataArray` of either, of which labels are not
+    used, or the path of a file in docword format. Counts may be fractions, but `perplexity` wants whole tokens.
 
     The start draws parameters word by word, and does not depend on the number of
     nodes; nor, but for rounding, does the outcome.
@@ -256,14 +257,22 @@ class LatentDirichletAllocation(
         Returns
         -------
         array or dask array of shape (n_documents, n_components)
+            Or an awaitable of it if the current Dask client is asynchronous.
         """
-        return self.fit(X, y).transform(X, normalize=normalize)
+        fitted = self.fit(X, y)
+        if inspect.isawaitable(fitted):
+
+            async def later() -> Any:
+                return (await fitted).transform(X, normalize=normalize)
+
+            return later()
+        return fitted.transform(X, normalize=normalize)
 
     def _model(self) -> VariationalLDA:
         """Check the parameters and make a model of them."""
         for name in ("n_components", "max_iter", "max_doc_update_iter"):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            if not _is_integer(value) or value < 1:
                 raise ValueError(
                     f"{name} must be an integer of at least 1, got {value!r}."
                 )
@@ -284,7 +293,10 @@ class LatentDirichletAllocation(
             )
         alpha = self.doc_topic_prior
         if alpha is not None:
-            found = np.asarray(alpha, dtype=np.float64)
+            try:
+                found = np.asarray(alpha, dtype=np.float64)
+            except (TypeError, ValueError):
+                found = np.array(np.nan)
             right = found.shape in ((), (self.n_components,))
             if not right or not (found >= 1e-12).all() or not np.isfinite(found).all():
                 raise ValueError(
@@ -318,7 +330,9 @@ class LatentDirichletAllocation(
         return len(self.components_)
 
     def top_words(
-        self, n: int = 10, vocabulary: Sequence[str] | None = None
+        self,
+        n: int = 10,
+        vocabulary: Sequence[str] | Mapping[str, int] | None = None,
     ) -> list[list[Any]]:
         """Return the most probable words of each topic, the most probable first.
 
@@ -326,7 +340,8 @@ class LatentDirichletAllocation(
         ----------
         n : int, default=10
         vocabulary : sequence of str of length n_features, default=None
-            The words. None stands for the names of the columns the fit was given, and
+            The words; or a mapping from words to columns, such as the `vocabulary_` of
+            scikit-learn's ``CountVectorizer``. None stands for the names of the columns the fit was given, and
             for their numbers if they have none.
 
         Returns
@@ -336,8 +351,11 @@ class LatentDirichletAllocation(
         Raises
         ------
         ValueError
-            If the vocabulary has not as many words as the data have columns.
+            If `n` is not an integer of at least 1, or the vocabulary has not as many
+            words as the data have columns.
         """
+        if not _is_integer(n) or n < 1:
+            raise ValueError(f"n must be an integer of at least 1, got {n!r}.")
         names: Any = vocabulary
         if names is None:
             names = getattr(self, "feature_names_in_", None)
@@ -349,6 +367,15 @@ class LatentDirichletAllocation(
                 f"The vocabulary has {len(names)} words, but topics were fitted to "
                 f"{components.shape[1]}."
             )
+        elif isinstance(names, Mapping):
+            columns = {column: word for word, column in names.items()}
+            if columns.keys() != set(range(len(names))):
+                raise ValueError(
+                    "A vocabulary that is a mapping must have a column for each word, "
+                    f"numbered from 0 to {len(names) - 1}; pass "
+                    "get_feature_names_out() of the vectorizer."
+                )
+            names = columns
         order = np.argsort(-components, axis=1, kind="stable")[:, :n]
         return [[names[i] for i in row] for row in order.tolist()]
 
@@ -432,8 +459,10 @@ class LatentDirichletAllocation(
         Raises
         ------
         ValueError
-            If counts are not whole numbers.
+            If counts are not whole numbers, or the seed is no integer of at least 0.
         """
+        if not _is_integer(seed) or seed < 0:
+            raise ValueError(f"seed must be an integer of at least 0, got {seed!r}.")
         whom = "LatentDirichletAllocation.perplexity"
         check_is_fitted(self)
         corpus, _, _ = read_corpus(self, X, reset=False, whom=whom)
@@ -523,6 +552,10 @@ class _Completion:
         components = self.describe.components
         topics = components / components.sum(axis=1, keepdims=True)
         return np.array(documents.completion(self.describe(observed), topics, scored))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_real(value: Any) -> bool:

@@ -13,7 +13,15 @@ from sklearn.utils.validation import check_non_negative, validate_data
 from ..kernels.threads import n_threads
 from ..models.topics.base import check_counts
 from ..sharding import is_dask
-from ..topics.sources import Corpus, DaskSource, SparseSource, as_corpus, as_csr
+from ..topics.sources import (
+    Corpus,
+    DaskSource,
+    SparseSource,
+    as_corpus,
+    as_csr,
+    refuse_texts,
+    unlabelled,
+)
 from .clients import asynchronous_client
 
 __all__ = ["map_documents", "read_corpus", "sum_documents"]
@@ -48,6 +56,7 @@ def read_corpus(
     # scikit-learn would write what it finds to the estimator before the fit has
     # succeeded: let it write to a copy
     probe = copy.copy(estimator) if reset else estimator
+    X = unlabelled(X)
     if isinstance(X, Corpus | str) or hasattr(X, "__fspath__") or is_dask(X):
         corpus = as_corpus(X)
         if hasattr(X, "_meta") and hasattr(X, "columns"):  # a DataFrame of Dask's
@@ -59,6 +68,7 @@ def read_corpus(
             )
         given = getattr(getattr(corpus, "X", None), "dtype", None)
     else:
+        refuse_texts(X)
         X = validate_data(probe, X, reset=reset, accept_sparse="csr", dtype="numeric")
         check_non_negative(X, whom)
         corpus, given = SparseSource(as_csr(X)), X.dtype

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..sparse_model import SparseModel
+from ..sparse_model import SparseModel, Start
 from ..topologies import Plan
 from .node import Node, Snapshot
 from .program import Exchange, Lost, Program, Step
@@ -39,12 +39,17 @@ class Begin(Step):
         if node.is_helper:
             return False
         start = self.model.start(node.prepared, node.counted, node.summary, self.seed)
+        if not isinstance(start, Start):
+            raise TypeError(
+                f"{type(self.model).__name__}.start must return a dask_em.Start, got "
+                f"{type(start).__name__}."
+            )
         if start.params is not None:
-            node.params = start.params
+            node.params = checked(self.model, "start", start.params, node)
             return False
-        assert start.stats is not None
-        node.params = np.zeros_like(start.stats)
-        _spread(node, start.stats)
+        stats = checked(self.model, "start", start.stats, node)
+        node.params = np.zeros_like(stats)
+        _spread(node, stats)
         return True
 
 
@@ -63,19 +68,40 @@ class EStep(Step):
         assert node.params is not None
         if self.afresh:
             node.local = None
-        stats, bound, node.local = self.model.e_step(
-            node.params, node.prepared, node.local
-        )
-        _spread(node, stats)
+        outcome = self.model.e_step(node.params, node.prepared, node.local)
+        if not (isinstance(outcome, tuple) and len(outcome) == 3):
+            raise TypeError(
+                f"{type(self.model).__name__}.e_step must return statistics, bound and "
+                "latent state (or None)."
+            )
+        stats, bound, node.local = outcome
+        _spread(node, checked(self.model, "e_step", stats, node))
         return float(bound) + float(
             self.model.penalty(node.params, node.prepared, node.counted)
         )
 
 
+def checked(model: SparseModel, method: str, found: Any, node: Node) -> Any:
+    """Return the rows that a model has made for the ids of a node, if they are that."""
+    expected = (len(node.ids), model.width)
+    try:
+        rows = np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError):
+        rows = None
+    if rows is None or rows.shape != expected:
+        got = type(found).__name__ if rows is None else f"one of shape {rows.shape}"
+        raise ValueError(
+            f"{type(model).__name__}.{method} must return an array of numbers of shape "
+            f"{expected}, a row for each id of support, got {got}."
+        )
+    return rows
+
+
 def _spread(node: Node, stats: Any) -> None:
-    """Make room for statistics that only pass through."""
+    """Make room for statistics that only pass through, or that others add to."""
     if node.own is None:
-        node.stats = stats
+        # whatever a model returns may be its own to keep
+        node.stats = stats.copy() if node.routes else stats
     else:
         node.stats = np.zeros((len(node.held), stats.shape[1]))
         node.stats[node.own] = stats
@@ -143,7 +169,8 @@ class MStep(Step):
         assert node.params is not None and stats is not None
         if node.own is not None:
             stats = stats[node.own]
-        node.params = self.model.m_step(node.params, stats, node.prepared)
+        params = self.model.m_step(node.params, stats, node.prepared)
+        node.params = checked(self.model, "m_step", params, node)
 
 
 def exchange(plan: Plan) -> Program:

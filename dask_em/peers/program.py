@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from .node import Node
 
-__all__ = ["Exchange", "Lost", "Program", "Step"]
+__all__ = [
+    "MOST_NODES",
+    "Exchange",
+    "Lost",
+    "Program",
+    "Step",
+    "by_node",
+    "is_own",
+    "own_errors",
+]
+
+
+#: Nodes at most: what is planned grows with the square of their number.
+MOST_NODES = 1000
 
 
 class Lost(Exception):
     """A node, or what it should hold, is not there any more."""
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """Mark errors of a node's own, which no loss of another can explain."""
+    try:
+        yield
+    except Lost:
+        raise
+    except Exception as error:
+        with contextlib.suppress(AttributeError):
+            error.of_a_node = True  # type: ignore[attr-defined]
+        raise
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether an error is a node's own."""
+    return getattr(error, "of_a_node", False)
+
+
+def by_node(
+    links: Sequence[tuple[int, int]],
+) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Return to whom, and from whom, each node sends and receives."""
+    targets: dict[int, list[int]] = {}
+    sources: dict[int, list[int]] = {}
+    for src, dst in links:
+        targets.setdefault(src, []).append(dst)
+        sources.setdefault(dst, []).append(src)
+    return targets, sources
 
 
 class Step(ABC):
@@ -46,14 +90,6 @@ class Exchange(ABC):
     def bare(self) -> Exchange:
         """Return the same without its links, for who need not know all of them."""
         return dataclasses.replace(self, links=())  # type: ignore[type-var]
-
-    def targets(self, src: int) -> list[int]:
-        """Return to whom a node sends."""
-        return [j for i, j in self.links if i == src]
-
-    def sources(self, dst: int) -> list[int]:
-        """Return from whom a node receives."""
-        return [i for i, j in self.links if j == dst]
 
 
 Program: TypeAlias = Sequence[Step | Exchange]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import uuid
 from typing import Any
 
 import numpy as np
 
+from ..checkpoint import alike
 from ..topologies.sharing import hashed
 from .node import Node
 from .program import Step
@@ -65,7 +67,7 @@ class Shelf:
     """
 
     def __init__(self, location: Any, fingerprint: Any) -> None:
-        self.location = str(location)
+        self.location = absolute(location)
         self._fs, self._root = _opened(self.location)
         self._path = f"{self._root.rstrip('/')}/{_FILE}"
         self._fingerprint = json.loads(json.dumps(fingerprint))
@@ -84,25 +86,8 @@ class Shelf:
         ValueError
             If it is damaged, or of another fit.
         """
-        if not self.exists():
-            raise FileNotFoundError(
-                f"there is no checkpoint in {self.location!r} to resume from; check "
-                "the path, or leave out resume= to begin anew"
-            )
-        try:
-            with self._fs.open(self._path, "r") as file:
-                header = json.load(file)
-            if header["format"] != _FORMAT:
-                raise ValueError(f"format {header['format']}")
-            found = header["point"]
-            point = Point(**found | {"stage_began": tuple(found["stage_began"])})
-            theirs = header["fingerprint"]
-        except Exception as error:
-            raise ValueError(
-                f"the checkpoint in {self.location!r} cannot be read ({error}); move "
-                "it away, or choose another directory"
-            ) from error
-        if theirs != self._fingerprint:
+        point, theirs = read(self.location)
+        if not alike(theirs, self._fingerprint):
             raise ValueError(
                 f"the checkpoint in {self.location!r} is of another fit (other data or "
                 "settings); it is kept as it is: choose another directory, or remove it"
@@ -112,14 +97,24 @@ class Shelf:
     def new_folder(self) -> str:
         """Make a folder for the files of the nodes; return its name."""
         name = f"nodes-{uuid.uuid4().hex}"
-        self._fs.makedirs(f"{self._root}/{name}", exist_ok=True)
+        try:
+            self._fs.makedirs(f"{self._root}/{name}", exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"checkpoint={self.location!r} cannot be written to ({error}); give a "
+                "directory that this process and all workers can write to."
+            ) from error
         return name
+
+    def drop(self, folder: str) -> None:
+        """Remove a folder."""
+        self._fs.rm(f"{self._root}/{folder}", recursive=True)
 
     def put(self, point: Point) -> bool:
         """Make a folder the one that counts, unless a better one is there."""
         last = self.load() if self.exists() else None
         if last is not None and not point.is_better_than(last):
-            self._fs.rm(f"{self._root}/{point.folder}", recursive=True)
+            self.drop(point.folder)
             return False
         header = {
             "format": _FORMAT,
@@ -131,8 +126,71 @@ class Shelf:
             json.dump(header, file)
         self._fs.mv(partial, self._path)
         if last is not None:
-            self._fs.rm(f"{self._root}/{last.folder}", recursive=True)
+            self.drop(last.folder)
         return True
+
+
+def absolute(location: Any) -> str:
+    """Return a place under a name that is the same on all workers."""
+    location = os.fspath(location)
+    return location if "://" in location else os.path.abspath(location)
+
+
+def read(location: str) -> tuple[Point, Any]:
+    """Return the point of a checkpoint, and the fingerprint of its fit."""
+    fs, root = _opened(location)
+    path = f"{root.rstrip('/')}/{_FILE}"
+    if not fs.exists(path):
+        raise FileNotFoundError(
+            f"there is no checkpoint in {location!r} to resume from; check the path, "
+            "or leave out resume= to begin anew"
+        )
+    try:
+        with fs.open(path, "r") as file:
+            header = json.load(file)
+        if header["format"] != _FORMAT:
+            raise ValueError(f"format {header['format']}")
+        found = header["point"]
+        point = Point(**found | {"stage_began": tuple(found["stage_began"])})
+        return point, header["fingerprint"]
+    except Exception as error:
+        raise _damaged(location, error) from error
+
+
+def _damaged(location: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"the checkpoint in {location!r} cannot be read ({error}); move it away, or "
+        "choose another directory"
+    )
+
+
+def check_places(checkpoint: Any, resume: Any) -> None:
+    """Raise for places of checkpoints that cannot be, before any work.
+
+    Raises
+    ------
+    TypeError
+        If one of them is no path.
+    ValueError
+        If there is nothing to resume from, or it cannot be read.
+    FileNotFoundError
+        If there is no checkpoint.
+    """
+    for name, place in (("checkpoint", checkpoint), ("resume", resume)):
+        flag = name == "resume" and isinstance(place, bool)
+        if place is not None and not flag and not isinstance(place, (str, os.PathLike)):
+            raise TypeError(f"{name} must be a path or URL, got {place!r}.")
+    if resume is True and checkpoint is None:
+        raise ValueError(
+            "resume=True goes on from the checkpoint in checkpoint=; give that, or "
+            "resume= a path."
+        )
+    if checkpoint is not None:
+        fs, root = _opened(absolute(checkpoint))
+        if fs.exists(f"{root.rstrip('/')}/{_FILE}"):
+            read(absolute(checkpoint))
+    if resume is not None and not isinstance(resume, bool):
+        read(absolute(resume))
 
 
 def _opened(location: str) -> tuple[Any, str]:
@@ -160,6 +218,27 @@ class Checksum(Step):
     def run(self, node: Node) -> int:
         """Return the sum."""
         return int(hashed(node.ids[node.counted]).sum(dtype=np.uint64))
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe(Step):
+    """Find out whether a node can write where it is to."""
+
+    location: str
+    folder: str
+
+    def run(self, node: Node) -> None:
+        """Write nothing much."""
+        try:
+            fs, root = _opened(self.location)
+            with fs.open(f"{root}/{self.folder}/{node.index}.probe", "wb") as file:
+                file.write(b"")
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint={self.location!r} cannot be written to by node "
+                f"{node.index} ({error}); give a directory that this process and all "
+                "workers can write to."
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,15 +272,11 @@ class Restore(Step):
         node.version = self.point.version
         if node.is_helper:
             return
-        fs, root = _opened(self.location)
         assert node.params is not None
         params = node.params.copy()
         missing = len(node.ids)
         for k in range(self.point.n_files):
-            with fs.open(f"{root}/{self.point.folder}/{k}.npz", "rb") as file:
-                content = io.BytesIO(file.read())
-            with np.load(content, allow_pickle=False) as archive:
-                ids, values = archive["ids"], archive["values"]
+            ids, values = self._file(k)
             _, mine, theirs = np.intersect1d(
                 node.ids, ids, assume_unique=True, return_indices=True
             )
@@ -213,3 +288,14 @@ class Restore(Step):
                 "statistics; move it away, or choose another directory"
             )
         node.params = params
+
+    def _file(self, k: int) -> tuple[Any, Any]:
+        """Return the ids and parameters that a node wrote."""
+        fs, root = _opened(self.location)
+        try:
+            with fs.open(f"{root}/{self.point.folder}/{k}.npz", "rb") as file:
+                content = io.BytesIO(file.read())
+            with np.load(content, allow_pickle=False) as archive:
+                return archive["ids"], archive["values"]
+        except Exception as error:
+            raise _damaged(self.location, error) from error

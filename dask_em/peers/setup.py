@@ -115,12 +115,15 @@ class Prepare(Step):
         node.chunks = loaded(node.chunks)
         node.prepared = self.model.prepare(node.chunks, node.summary)
         node.chunks = ()
-        ids = np.asarray(self.model.support(node.prepared), dtype=np.int64)
-        if len(ids) and (ids[0] < 0 or (np.diff(ids) <= 0).any()):
+        ids = np.asarray(self.model.support(node.prepared))
+        if not (ids.ndim == 1 and (ids.dtype.kind in "iu" or not len(ids))) or (
+            len(ids) and (ids[0] < 0 or (np.diff(ids) <= 0).any())
+        ):
             raise ValueError(
                 f"{type(self.model).__name__}.support must return sorted, distinct, "
-                "non-negative ids."
+                "non-negative integers."
             )
+        ids = ids.astype(np.int64, copy=False)
         node.ids = ids
 
 

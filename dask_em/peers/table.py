@@ -79,6 +79,12 @@ class DistributedTable:
                 "closed; fit again, and use them (or pass gather=True) before you "
                 "close it."
             )
+        if client.asynchronous:
+            raise RuntimeError(
+                "the parameters were left on the Dask cluster, and its client is "
+                "asynchronous: await result_.params.fetch() first, or fit with "
+                "gather=True."
+            )
         return client.sync(self.fetch)
 
     def take(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:

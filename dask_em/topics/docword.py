@@ -11,6 +11,7 @@ import dataclasses
 import gzip
 import itertools
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,7 @@ from ..kernels.docword import NEGATIVE, NOT_WHOLE, OK, parse_lines
 
 __all__ = [
     "Header",
+    "Read",
     "Span",
     "is_compressed",
     "read_docword",
@@ -72,6 +74,35 @@ class Span:
 
     docs: tuple[int, int]
     where: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """How many entries were found in a part of a file; those of parts are added up.
+
+    Attributes
+    ----------
+    path : str
+    n_read : int
+        Those with a count of 0 included.
+    nnz : int
+        How many the header says there are in the whole file.
+    """
+
+    path: str
+    n_read: int
+    nnz: int
+
+    def __add__(self, other: Read) -> Read:
+        return dataclasses.replace(self, n_read=self.n_read + other.n_read)
+
+    def verify(self) -> None:
+        """Raise `ValueError` unless there are as many as there should be."""
+        if self.n_read != self.nnz:
+            raise ValueError(
+                f"{self.path} has {self.n_read} entries but its header says "
+                f"{self.nnz}; it may be cut off."
+            )
 
 
 def is_compressed(path: PathLike) -> bool:
@@ -171,8 +202,9 @@ def read_span(
 ) -> sp.csr_array:
     """Read the documents of a span; see `read_docword`.
 
-    Where the bytes of the span are known nothing else is read, and a file that lacks
-    whole lines at its end is not noticed.
+    Where the bytes of the span are known nothing else is read. The result then has the
+    attribute `read`, a `Read`, for only the parts of a file together tell whether it
+    lacks lines at its end.
     """
     start, stop = span.docs
     shape = (stop - start, header.n_words)
@@ -191,16 +223,16 @@ def read_span(
         if span.where is None and last_doc > stop:
             at_end = False
             break
-    if span.where is None and at_end and n_read != header.nnz:
-        raise ValueError(
-            f"{path} has {n_read} entries but its header says {header.nnz}; it may be "
-            "cut off."
-        )
+    read = Read(os.fspath(path), n_read, header.nnz)
+    if span.where is None and at_end:
+        read.verify()
     indptr = np.zeros(shape[0] + 1, np.int64)
     np.cumsum(np.bincount(np.concatenate(docs), minlength=shape[0]), out=indptr[1:])
     data = np.concatenate(counts).astype(dtype)
     found = sp.csr_array((data, np.concatenate(words), indptr), shape=shape)
     found.sum_duplicates()
+    if span.where is not None:
+        found.read = read
     return found
 
 
@@ -233,7 +265,12 @@ def _entries(path: PathLike, header: Header, span: Span) -> Iterator[NDArray[np.
         file.seek(first)
         left, tail = last and last - first, b""
         while True:
-            text = file.read(_CHUNK if left is None else min(_CHUNK, left))
+            try:
+                text = file.read(_CHUNK if left is None else min(_CHUNK, left))
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise ValueError(
+                    f"{path} cannot be uncompressed ({error}); it may be cut off."
+                ) from None
             left = left and left - len(text)
             whole, _, rest = (tail + text).rpartition(b"\n")
             ends = not text
@@ -281,6 +318,8 @@ def spans(path: PathLike, header: Header, n: int) -> list[Span]:
     if is_compressed(path):
         edges = [header.n_docs * i // n for i in range(n + 1)]
         return [Span(docs) for docs in itertools.pairwise(edges)]
+    if n == 1:  # read as a whole, it is verified at once
+        return [Span((0, header.n_docs))]
     size = os.path.getsize(path)
     begin = header.n_bytes
     with open(path, "rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import os
 from abc import abstractmethod
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from ..labels import is_labelled
 from ..peers.source import InMemory, Source
 from ..sharding import is_dask
 from .docword import Header, PathLike, Span, read_header, read_span, spans
@@ -23,6 +25,8 @@ __all__ = [
     "SparseSource",
     "as_corpus",
     "as_csr",
+    "refuse_texts",
+    "unlabelled",
 ]
 
 
@@ -228,7 +232,7 @@ def as_corpus(X: Any) -> Corpus:
     ----------
     X : Corpus, path, dask array or DataFrame, sparse matrix or array-like
         A path is that of a file in docword format; all others have the shape
-        (n_docs, n_words).
+        (n_docs, n_words). Of an `xarray.DataArray` the array alone is used.
 
     Returns
     -------
@@ -244,7 +248,57 @@ def as_corpus(X: Any) -> Corpus:
     if isinstance(X, Corpus):
         return X
     if isinstance(X, str | os.PathLike):
-        return DocwordSource(X)
+        return _of_path(X)
+    X = unlabelled(X)
     if is_dask(X):
-        return DaskSource(X.to_dask_array() if hasattr(X, "to_dask_array") else X)
+        found = X.to_dask_array() if hasattr(X, "to_dask_array") else X
+        if not hasattr(found, "numblocks"):
+            raise TypeError(
+                f"Counts of words are wanted, got a Dask {type(X).__name__}; count the "
+                "words of texts with scikit-learn's HashingVectorizer, or "
+                "CountVectorizer with a vocabulary, in map_partitions, and pass the "
+                "counts as a Dask array, or the path of a docword file."
+            )
+        return DaskSource(found)
+    refuse_texts(X)
     return SparseSource(as_csr(X))
+
+
+def unlabelled(X: Any) -> Any:
+    """Return the array of an `xarray.DataArray`, and anything else as it is."""
+    if not is_labelled(X):
+        return X
+    if not hasattr(X, "dtype"):
+        raise TypeError(
+            "Counts of words are wanted, got an xarray.Dataset; pass the DataArray in "
+            "it that has them."
+        )
+    return X.data
+
+
+def _of_path(path: PathLike) -> DocwordSource:
+    try:
+        return DocwordSource(path)
+    except OSError as error:
+        missing = (errno.ENOENT, errno.ENAMETOOLONG)
+        if not isinstance(path, str) or error.errno not in missing:
+            raise
+        shown = path if len(path) <= 60 else f"{path[:60]}..."
+        raise FileNotFoundError(
+            errno.ENOENT, "no such file; a string is the path of a docword file", shown
+        ) from None
+
+
+def refuse_texts(X: Any) -> None:
+    """Raise for texts in place of counts, or lists of words."""
+    first = X
+    for _ in range(2):
+        if isinstance(first, list | tuple):
+            first = first[0] if first else None
+        elif getattr(first, "ndim", None) == 1:  # an array, or a column of pandas'
+            first = next(iter(first), None)
+        if isinstance(first, str):
+            raise TypeError(
+                "Counts of words are wanted, got texts; count their words with "
+                "scikit-learn's CountVectorizer().fit_transform(texts)."
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed import Client
 
@@ -46,6 +46,10 @@ class Actors:
     def __getstate__(self) -> dict[str, None]:
         """Leave the client behind: it cannot travel."""
         return {"_given": None}
+
+    def __deepcopy__(self, memo: Any) -> Actors:
+        """Share the client with a copy in this process, as `sklearn.clone` makes."""
+        return type(self)(self._given)
 
     def peers(self) -> ActorPeers:
         """Return what carries messages between workers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from .runner import run
 __all__ = [
     "LOST",
     "ask_versions",
+    "call_for_workers",
     "cancelled",
     "check_picklable",
     "check_versions",
@@ -98,6 +100,10 @@ def drive(
             use(client)
             return run(fit, client.loop.asyncio_loop, interrupt)
     client = given or the_client(transport)
+    if client.status in ("closing", "closed"):
+        raise ValueError(
+            f"the Dask client of transport={transport!r} is closed; make a new one."
+        )
     use(client)
     if client.asynchronous:
         return fit()
@@ -117,6 +123,14 @@ def gone() -> ConnectionError:
         "it; start a cluster and call fit again, with checkpoint= and resume= to "
         "go on from where a fit was."
     )
+
+
+def call_for_workers(client: Client) -> Any:
+    """Submit a task that needs a worker, so that an adaptive cluster starts one.
+
+    Return its future, which is to be held until there is one.
+    """
+    return client.submit(int, key=f"call_for_workers-{uuid.uuid4().hex}", pure=False)
 
 
 async def ask_versions(client: Client, addresses: list[str] | None) -> dict[str, Any]:

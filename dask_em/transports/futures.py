@@ -34,6 +34,7 @@ from .base import (
 from .cluster import (
     LOST,
     ask_versions,
+    call_for_workers,
     cancelled,
     check_picklable,
     check_versions,
@@ -128,6 +129,10 @@ class Futures(Transport):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the client behind: it cannot travel."""
         return {"_given": None}
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        """Share the client with a copy in this process, as `sklearn.clone` makes."""
+        return type(self)(self._given)
 
     # ------------------------------------------------------------ the loop
 
@@ -264,9 +269,12 @@ class Futures(Transport):
     async def _wait_for_workers(self) -> tuple[str, ...]:
         """Return the slots, one per thread; wait for the first worker to come."""
         told = time.monotonic()
+        call: Any = None
         while not self._slots:
             if self._broken.done():
                 self._broken.result()
+            if call is None and time.monotonic() >= told + 1:
+                call = call_for_workers(self._client)
             if time.monotonic() >= told + 10:
                 told = time.monotonic() + 20
                 logger.warning("waiting for a Dask worker: the cluster has none")

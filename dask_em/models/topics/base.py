@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,8 @@ class CorpusSummary:
         Distinct words, summed over documents.
     n_tokens : float
         Sum of the counts.
+    read : Read or None
+        What blocks say that are parts of a file.
     """
 
     n_docs: int = 0
@@ -38,6 +42,7 @@ class CorpusSummary:
     n_words: int | None = None
     n_entries: int = 0
     n_tokens: float = 0.0
+    read: Any = None
 
     @property
     def weight(self) -> float:
@@ -51,12 +56,14 @@ class CorpusSummary:
                 f"Blocks of documents have {min(known)} and {max(known)} columns; all "
                 "must have one for each word of the same vocabulary."
             )
+        read = [r for r in (self.read, other.read) if r is not None]
         return CorpusSummary(
             self.n_docs + other.n_docs,
             self.n_empty + other.n_empty,
             known.pop() if known else None,
             self.n_entries + other.n_entries,
             self.n_tokens + other.n_tokens,
+            functools.reduce(operator.add, read) if read else None,
         )
 
 
@@ -187,11 +194,14 @@ class TopicModel(SparseModel):
                 n_words=block.shape[1],
                 n_entries=int(block.nnz),
                 n_tokens=float(block.data.sum(dtype=np.float64)),
+                read=getattr(block, "read", None),
             )
         return summary
 
     def check(self, summary: CorpusSummary) -> None:
-        """Raise `ValueError` for a corpus without a single word."""
+        """Raise `ValueError` for a file cut off, or a corpus without a single word."""
+        if summary.read is not None:
+            summary.read.verify()
         if summary.n_tokens <= 0:
             raise ValueError(
                 f"None of the {summary.n_docs} documents has a word; check how they "

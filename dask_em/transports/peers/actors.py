@@ -7,7 +7,7 @@ import contextlib
 import functools
 from typing import Any
 
-from ...peers.program import Program
+from ...peers.program import Lost, Program
 from . import on_worker
 from .cluster import ClusterPeers
 from .host import Host
@@ -55,15 +55,18 @@ class HostActor:
 
     async def run(self, run: int, program: Program) -> dict[int, list[Any]]:
         """Run a program on the nodes here."""
-        assert self._host is not None
-        return await self._host.run(run, program)
+        return await self._connected().run(run, program)
 
     async def receive(
         self, run: int, position: int, src: int, dst: int, payload: Any
     ) -> None:
         """Take in a message from another worker."""
-        assert self._host is not None
-        self._host.receive(run, position, src, dst, payload)
+        self._connected().receive(run, position, src, dst, payload)
+
+    def _connected(self) -> Host:
+        if self._host is None:
+            raise Lost("the actor is not connected any more")
+        return self._host
 
     async def close(self) -> None:
         """Stop the threads."""
@@ -90,7 +93,7 @@ class ActorPeers(ClusterPeers):
     async def open(self, source: Any, n_nodes: int | None) -> int:
         """Put the nodes on the workers, and an actor on each."""
         found = await super().open(source, n_nodes)
-        await self._unless_lost(self._connect())
+        await self.unless_lost(self._connect())
         return found
 
     async def _connect(self) -> None:
@@ -113,7 +116,7 @@ class ActorPeers(ClusterPeers):
 
     async def _reconnect(self, lost: frozenset[int]) -> None:
         await self._stop()  # whoever is left may still wait for those who are lost
-        await self._unless_lost(self._connect())
+        await self.unless_lost(self._connect())
 
     async def _run(self, run: int, program: Program) -> list[list[Any]]:
         found = await asyncio.gather(

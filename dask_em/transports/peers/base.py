@@ -63,6 +63,10 @@ class PeerTransport(ABC):
         It gives the node's ids and parameters, after `close` too.
         """
 
+    async def unless_lost(self, work: Awaitable[R]) -> R:
+        """Wait for something that needs the workers; raise `Lost` if one goes."""
+        return await work
+
     @abstractmethod
     async def close(self) -> None:
         """Let go of the nodes."""

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 import dask
 from distributed import Client, Future, span
 
-from ...peers.program import Lost, Program
+from ...peers.program import MOST_NODES, Lost, Program, is_own
 from ...peers.source import InMemory, Source
 from ..cluster import (
     LOST,
     ask_versions,
+    call_for_workers,
     cancelled,
     check_picklable,
     check_versions,
@@ -41,6 +42,8 @@ _SCHEDULER_GONE = 30.0
 _SILENCE = 30.0
 #: Seconds to wait for the news that a worker was lost, after an error that says so.
 _NEWS = 5.0
+#: Seconds after which to ask whether what is fetched can still come.
+_ASK = 2.0
 
 
 class ClusterPeers(PeerTransport):
@@ -87,7 +90,7 @@ class ClusterPeers(PeerTransport):
         await self._until_workers()
         check_versions(await ask_versions(self._client, None))
         slots = [a for a, n in sorted(self._workers.items()) for _ in range(n)]
-        n_nodes = n_nodes or len(slots)
+        n_nodes = n_nodes or min(len(slots), MOST_NODES)
         self._n_nodes = n_nodes
         self._source = source
         # neighbours share a worker, and nodes are spread evenly
@@ -109,9 +112,12 @@ class ClusterPeers(PeerTransport):
 
     async def _until_workers(self) -> None:
         told = time.monotonic()
+        call: Any = None
         while not self._workers:
             if self._broken is not None:
                 raise self._broken
+            if call is None and time.monotonic() >= told + 1:
+                call = call_for_workers(self._client)
             if time.monotonic() >= told + 10:
                 told = time.monotonic() + 20
                 logger.warning("waiting for a Dask worker: the cluster has none")
@@ -119,7 +125,8 @@ class ClusterPeers(PeerTransport):
 
     async def _install(self, nodes: Sequence[int]) -> None:
         """Make nodes on their workers, with their data."""
-        parts = [*self._source.cut(self._n_nodes), []]
+        cut = await asyncio.to_thread(self._source.cut, self._n_nodes)
+        parts = [*cut, []]
         made, sent = [], []
         for k in nodes:
             address = self.places[k]
@@ -137,7 +144,7 @@ class ClusterPeers(PeerTransport):
                 )
             )
         try:
-            await self._unless_lost(finished(made))
+            await self.unless_lost(finished(made))
         finally:
             release([*made, *sent])
 
@@ -149,7 +156,7 @@ class ClusterPeers(PeerTransport):
             )
         if isinstance(chunk, InMemory):
             sending = self._client.scatter([chunk], workers=[address], hash=False)
-            (future,) = await self._unless_lost(sending)
+            (future,) = await self.unless_lost(sending)
             return future
         return chunk
 
@@ -211,7 +218,7 @@ class ClusterPeers(PeerTransport):
                 self._changed.set()
             await asyncio.sleep(_LOOK)
 
-    async def _unless_lost(self, work: Awaitable[R]) -> R:
+    async def unless_lost(self, work: Awaitable[R]) -> R:
         """Wait for something, but not for workers that are gone."""
         task = asyncio.ensure_future(work)
         changed = asyncio.ensure_future(self._changed.wait())
@@ -245,7 +252,7 @@ class ClusterPeers(PeerTransport):
             check_picklable(program)
         if self._changed.is_set():
             raise self._broken or Lost("a worker was lost")
-        results = await self._unless_lost(self._run(self._runs, program))
+        results = await self.unless_lost(self._run(self._runs, program))
         return [list(r) for r in zip(*results, strict=True)]
 
     @abstractmethod
@@ -264,7 +271,7 @@ class ClusterPeers(PeerTransport):
             )
             for k in range(self._n_nodes)
         ]
-        await self._unless_lost(finished(futures))
+        await self.unless_lost(finished(futures))
         return [Remote(future) for future in futures]
 
     async def close(self) -> None:
@@ -303,8 +310,23 @@ class Remote:
 
     async def fetch(self) -> Any:
         """Bring it here."""
-        (found,) = await self._future.client._gather([self._future])
-        return found
+        client, key = self._future.client, self._future.key
+        fetching = asyncio.ensure_future(client._gather([self._future]))
+        try:
+            while True:
+                await asyncio.wait({fetching}, timeout=_ASK)
+                if fetching.done():
+                    (found,) = fetching.result()
+                    return found
+                states = await client.scheduler.get_task_status(keys=[key])
+                if states[key] in ("no-worker", None):  # it can be made nowhere else
+                    raise RuntimeError(
+                        "a worker that kept a part of the parameters is gone; fit "
+                        "again, with gather=True or a checkpoint."
+                    )
+        finally:
+            fetching.add_done_callback(_seen)
+            fetching.cancel()
 
     @property
     def client(self) -> Client:
@@ -314,10 +336,10 @@ class Remote:
 
 def _tells_of_a_loss(error: BaseException) -> bool:
     """Whether an error may follow from the loss of a worker."""
-    if isinstance(error, (FileNotFoundError, PermissionError)):
+    if is_own(error) or isinstance(error, (FileNotFoundError, PermissionError)):
         return False
     if isinstance(error, RuntimeError):
-        return "Actor" in str(error)
+        return str(error).startswith("Worker holding Actor")
     return isinstance(error, (*LOST, Lost, OSError))
 
 

@@ -8,7 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ...peers.node import Node
-from ...peers.program import Exchange, Lost, Program, Step
+from ...peers.program import (
+    Exchange,
+    Lost,
+    Program,
+    Step,
+    by_node,
+    own_errors,
+)
 
 __all__ = ["Host"]
 
@@ -69,8 +76,13 @@ class Host:
         program : Program
         """
         self._run = run
-        self._tasks = tasks = [
-            asyncio.ensure_future(self._one(run, node, program))
+        links = {
+            i: by_node(item.links)
+            for i, item in enumerate(program)
+            if isinstance(item, Exchange)
+        }
+        tasks = self._tasks = [
+            asyncio.ensure_future(self._one(run, node, program, links))
             for node in self.nodes.values()
         ]
         try:
@@ -82,20 +94,31 @@ class Host:
             self._inboxes = {k: v for k, v in self._inboxes.items() if k[0] > run}
         return dict(zip(self.nodes, results, strict=True))
 
-    async def _one(self, run: int, node: Node, program: Program) -> list[Any]:
+    async def _one(
+        self, run: int, node: Node, program: Program, links: Mapping[int, Any]
+    ) -> list[Any]:
         results = []
         for position, item in enumerate(program):
             if isinstance(item, Step):
                 results.append(await self._thread(node, item.run, node))
             else:
-                await self._exchange(run, position, node, item)
+                targets, sources = (
+                    found.get(node.index, []) for found in links[position]
+                )
+                await self._exchange(run, position, node, item, targets, len(sources))
         return results
 
     async def _exchange(
-        self, run: int, position: int, node: Node, exchange: Exchange
+        self,
+        run: int,
+        position: int,
+        node: Node,
+        exchange: Exchange,
+        targets: Sequence[int],
+        n_sources: int,
     ) -> None:
         sending = []
-        for dst in exchange.targets(node.index):
+        for dst in targets:
             payload = await self._thread(node, exchange.message, node, dst)
             if dst in self.nodes:
                 self.receive(run, position, node.index, dst, payload)
@@ -105,7 +128,7 @@ class Host:
                 sending.append(asyncio.ensure_future(_sent(arrival, dst)))
         inbox = self._inbox(run, position, node.index)
         try:
-            payloads = await inbox.until(len(exchange.sources(node.index)))
+            payloads = await inbox.until(n_sources)
             await self._thread(node, exchange.deliver, node, payloads)
             await asyncio.gather(*sending)
         finally:
@@ -128,7 +151,7 @@ class Host:
 
     async def _thread(self, node: Node, fn: Callable[..., R], *args: Any) -> R:
         def work() -> R:
-            with node.lock:
+            with node.lock, own_errors():
                 return fn(*args)
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ...kernels.threads import n_threads
@@ -37,7 +38,9 @@ class LocalPeers(PeerTransport):
         if n_nodes is None:
             rows = source.n_rows
             n_nodes = threads if rows is None else max(1, min(threads, rows // _ROWS))
-        chunks = [_computed(part) for part in source.cut(n_nodes)]
+        chunks = await asyncio.to_thread(
+            lambda: [_computed(part) for part in source.cut(n_nodes)]
+        )
         chunks.append([])
         self._nodes = {k: Node(k, n_nodes, c) for k, c in enumerate(chunks)}
         self.places = ("this process",) * (n_nodes + 1)

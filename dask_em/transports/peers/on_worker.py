@@ -8,7 +8,7 @@ from typing import Any
 
 from ...peers.iteration import Export
 from ...peers.node import Node
-from ...peers.program import Exchange, Lost, Step
+from ...peers.program import Exchange, Lost, Step, own_errors
 
 __all__ = ["Deliver", "advance", "export", "forget", "install", "message", "nodes_of"]
 
@@ -17,6 +17,8 @@ _NODES: dict[tuple[str, str, int], Node] = {}
 #: The run, and the task in it, that changed a node last. A task that expects another
 #: one comes too late, or a second time.
 _STAMPS: dict[tuple[str, str, int], tuple[int, int]] = {}
+#: Fits that are over, for which some task may still come.
+_OVER: set[str] = set()
 _LOCK = threading.Lock()
 
 
@@ -30,6 +32,8 @@ def install(fit: str, index: int, n_nodes: int, *chunks: Any) -> bool:
     """Make a node."""
     key = _here(), fit, index
     with _LOCK:
+        if fit in _OVER:
+            raise Lost("the fit is over")
         _NODES[key] = Node(index, n_nodes, chunks)
         _STAMPS[key] = (0, 0)
     return True
@@ -46,8 +50,8 @@ def _found(fit: str, index: int) -> Node:
 def _check(node: Node, fit: str, stamp: tuple[int, int]) -> None:
     """Raise unless a node is as a task expects it."""
     run, tick = stamp
-    last = _STAMPS[_here(), fit, node.index]
-    if not (last == stamp or (tick == 0 and last[0] < run)):
+    last = _STAMPS.get((_here(), fit, node.index))
+    if last is None or not (last == stamp or (tick == 0 and last[0] < run)):
         raise Lost(f"node {node.index} is not what it was")
 
 
@@ -73,15 +77,16 @@ def advance(
         _check(node, fit, stamp)
         run, tick = stamp
         _STAMPS[_here(), fit, index] = (run, tick + 1)
-        results = []
-        arrived = iter(payloads)
-        for item in items:
-            if isinstance(item, Deliver):
-                inbox = {src: next(arrived) for src in item.sources}
-                item.exchange.deliver(node, inbox)
-            else:
-                results.append(item.run(node))
-        return results
+        with own_errors():
+            results = []
+            arrived = iter(payloads)
+            for item in items:
+                if isinstance(item, Deliver):
+                    inbox = {src: next(arrived) for src in item.sources}
+                    item.exchange.deliver(node, inbox)
+                else:
+                    results.append(item.run(node))
+            return results
 
 
 def message(
@@ -96,7 +101,8 @@ def message(
     node = _found(fit, index)
     with node.lock:
         _check(node, fit, stamp)
-        return exchange.message(node, dst)
+        with own_errors():
+            return exchange.message(node, dst)
 
 
 def export(fit: str, index: int) -> Any:
@@ -113,6 +119,7 @@ def nodes_of(worker: str, fit: str) -> dict[int, Node]:
 def forget(fit: str) -> None:
     """Drop the nodes of a fit from this process."""
     with _LOCK:
+        _OVER.add(fit)
         for key in [k for k in _NODES if k[1] == fit]:
             _NODES.pop(key)
             _STAMPS.pop(key, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...peers.program import Program, Step
+from ...peers.program import Program, Step, by_node
 from . import on_worker
 from .cluster import ClusterPeers, finished, release
 
@@ -40,8 +40,9 @@ class TaskPeers(ClusterPeers):
                 (src, dst): chains[src].message(position, bare, dst)
                 for src, dst in item.links
             }
+            _, links = by_node(item.links)
             for chain in chains:
-                sources = item.sources(chain.index)
+                sources = links.get(chain.index, [])
                 chain.pending.append(on_worker.Deliver(bare, sources))
                 chain.arriving += [messages[src, chain.index] for src in sources]
         for chain in chains:
