@@ -78,7 +78,10 @@ def url():
         fs.rm("/dask_em-tests", recursive=True)
 
 
-@pytest.fixture(params=["directory", "path", "url of files", "memory"])
+LOCATIONS = ["directory", "path", "url of files", "memory"]
+
+
+@pytest.fixture(params=LOCATIONS)
 def location(request, tmp_path, url):
     place = tmp_path / "not" / "there yet"
     return {
@@ -366,7 +369,20 @@ def until(version):
     return callback
 
 
-@pytest.mark.parametrize("schedule", [Synchronous(), FractionBarrier(0.3)], ids=repr)
+@pytest.mark.parametrize(
+    ("location", "schedule"),
+    [
+        *((place, Synchronous()) for place in LOCATIONS),
+        ("path", FractionBarrier(0.3)),
+        *(
+            pytest.param(place, FractionBarrier(0.3), marks=pytest.mark.slow)
+            for place in LOCATIONS
+            if place != "path"
+        ),
+    ],
+    indirect=["location"],
+    ids=repr,
+)
 def test_resume_arrives_at_the_same_answer(location, schedule):
     how = {"schedule": schedule, "shards": 4}
     undisturbed = fit(**how, transport=Simulated(3))
@@ -532,6 +548,7 @@ fit_em(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_process_is_resumed(tmp_path):
     undisturbed = fit()

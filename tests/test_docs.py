@@ -29,6 +29,8 @@ GIVEN = {
     "docs/schedules.md": FITTED + "gm = GaussianMixture(2).fit(X)\n",
     "docs/faults.md": FITTED + "import dask.array as da\nD = da.from_array(X)\n",
 }
+#: Pages whose kind the README and the others stand for when time is short.
+SLOW = {"docs/quickstart.md", "docs/mixtures_of_experts.md"}
 
 
 def pages():
@@ -38,6 +40,7 @@ def pages():
         if blocks_of(text):
             name = path.relative_to(ROOT).as_posix()
             marks = [pytest.mark.cluster] if "Client(" in text else []
+            marks += [pytest.mark.slow] if name in SLOW else []
             yield pytest.param(name, id=name, marks=marks)
 
 

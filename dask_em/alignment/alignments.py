@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..kernels.links import in_order, symmetrize_links, take_links
 
-__all__ = ["Alignments", "Symmetrization", "symmetrize"]
+__all__ = ["Alignments", "Links", "Symmetrization", "as_alignments", "symmetrize"]
 
 Symmetrization = Literal[
     "intersection", "union", "grow-diag", "grow-diag-final", "grow-diag-final-and"
 ]
+#: A line that is no path.
+_PHARAOH = re.compile(r"\s*\d+-\d+(?:\s+\d+-\d+)*\s*")
 
 
 class Alignments(Sequence[list[tuple[int, int]]]):
@@ -71,12 +74,18 @@ class Alignments(Sequence[list[tuple[int, int]]]):
 
     @classmethod
     def from_links(cls, links: Iterable[Iterable[tuple[int, int]]]) -> Alignments:
-        """Make alignments of the links of each pair."""
+        """Make alignments of the links of each pair.
+
+        Raises
+        ------
+        TypeError
+            If something is no list of (i, j).
+        """
         rows = [list(pair) for pair in links]
-        flat = np.array([link for row in rows for link in row], dtype=np.int32)
-        flat = flat.reshape(-1, 2)
+        flat = [link for row in rows for link in row]
+        ends = _array(flat)
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-        return cls(offsets, flat[:, 0], flat[:, 1])
+        return cls(offsets, ends[:, 0], ends[:, 1])
 
     @classmethod
     def from_pharaoh(cls, lines: Iterable[str] | str | os.PathLike[str]) -> Alignments:
@@ -85,13 +94,16 @@ class Alignments(Sequence[list[tuple[int, int]]]):
         Parameters
         ----------
         lines : iterable of str, or path
+            Or a string of links.
 
         Raises
         ------
         ValueError
             For a link that is not of this form.
         """
-        if isinstance(lines, str | os.PathLike):
+        if isinstance(lines, str) and _PHARAOH.fullmatch(lines):
+            lines = lines.splitlines()
+        elif isinstance(lines, str | os.PathLike):
             lines = Path(lines).read_text(encoding="utf-8").splitlines()
         links = []
         for n, line in enumerate(lines):
@@ -176,14 +188,44 @@ class Alignments(Sequence[list[tuple[int, int]]]):
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
 
+#: Alignments, or whatever `Alignments.from_links` makes some of.
+Links = Alignments | Iterable[Iterable[tuple[int, int]]]
+
+
+def as_alignments(links: Links) -> Alignments:
+    """Return links as alignments; raise `TypeError` for lazy ones."""
+    if hasattr(links, "__dask_graph__"):
+        raise TypeError(
+            "links that are a Dask collection have not been computed yet: compute it "
+            "first"
+        )
+    return links if isinstance(links, Alignments) else Alignments.from_links(links)
+
+
+def _array(links: list[Any]) -> NDArray[Any]:
+    """Return links as an array of shape (n_links, 2)."""
+    if not links:
+        return np.empty((0, 2), dtype=np.int32)
+    try:
+        ends = np.array(links)
+    except ValueError:  # of different lengths
+        ends = np.empty(0)
+    if ends.ndim != 2 or ends.shape[1] != 2 or ends.dtype.kind not in "iu":
+        raise TypeError(
+            f"links of a pair are a list of (i, j), not of {links[0]!r}; lines like "
+            "'0-0 1-2' are read by Alignments.from_pharaoh"
+        )
+    return ends
+
+
 def _link(word: str) -> tuple[int, int]:
     i, j = word.split("-")
     return int(i), int(j)
 
 
 def symmetrize(
-    forward: Alignments,
-    reverse: Alignments,
+    forward: Links,
+    reverse: Links,
     method: Symmetrization = "grow-diag-final-and",
 ) -> Alignments:
     """Make one alignment of those of two directions.
@@ -195,7 +237,7 @@ def symmetrize(
 
     Parameters
     ----------
-    forward, reverse : Alignments
+    forward, reverse : Alignments, or sequence of lists of links
         Both with links (source position, target position).
     method : {"intersection", "union", "grow-diag", "grow-diag-final", \
 "grow-diag-final-and"}
@@ -208,6 +250,8 @@ def symmetrize(
     ------
     ValueError
         If they are of different numbers of pairs, or the method is unknown.
+    TypeError
+        If they are no links, or have not been computed yet.
 
     References
     ----------
@@ -225,6 +269,7 @@ def symmetrize(
     >>> symmetrize(forward, reverse).to_pharaoh()
     ['0-0 1-1 2-1 3-3']
     """
+    forward, reverse = as_alignments(forward), as_alignments(reverse)
     if len(forward) != len(reverse):
         raise ValueError(
             f"alignments of {len(forward)} pairs and of {len(reverse)} pairs cannot be "

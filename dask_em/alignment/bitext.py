@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -24,18 +24,30 @@ __all__ = [
 Sentence = str | Sequence[str]
 Pair = tuple[Sentence, Sentence]
 
+_SENTENCE = "a sentence is a string or a list of strings"
+
 
 def _tokens(sentence: Any) -> Sequence[str]:
     if isinstance(sentence, str):
         return sentence.split()
+    tokens = sentence if isinstance(sentence, list) else _listed(sentence)
     try:
-        "".join(sentence)  # the fastest look at every type
-        return sentence if isinstance(sentence, list) else list(sentence)
+        "".join(tokens)  # the fastest look at every type
     except TypeError:
-        raise TypeError(
-            "a sentence is a string or a sequence of strings, not "
-            f"{_shortened(sentence)}"
-        ) from None
+        raise TypeError(f"{_SENTENCE}, not {_shortened(sentence)}") from None
+    return tokens
+
+
+def _listed(sentence: Any) -> list[Any]:
+    """Return the tokens of what is no list; raise for what has none in order."""
+    kind = type(sentence).__name__
+    if isinstance(sentence, bytes | bytearray):
+        raise TypeError(f"{_SENTENCE}, not {kind}: call .decode() on it")
+    if isinstance(sentence, Iterator):
+        raise TypeError(f"{_SENTENCE}, not a {kind} object: call list() on it")
+    if isinstance(sentence, Mapping | Set):
+        raise TypeError(f"{_SENTENCE}, not a {kind}: list its words in their order")
+    return list(sentence) if isinstance(sentence, Iterable) else [sentence]
 
 
 def _shortened(value: Any) -> str:
@@ -66,12 +78,14 @@ def split_pair(pair: Any) -> tuple[Sequence[str], Sequence[str]]:
     (['the', 'house'], ['la', 'maison'])
     """
     try:
-        if isinstance(pair, str):
+        if isinstance(pair, str | dict | set | frozenset):
             raise TypeError
         source, target = pair
     except (TypeError, ValueError):
+        joined = isinstance(pair, str) and " ||| " in pair
         raise TypeError(
             f"expected a pair of sentences (source, target), got {_shortened(pair)}"
+            + ("; split such lines with line.split(' ||| ')" if joined else "")
         ) from None
     return _tokens(source), _tokens(target)
 

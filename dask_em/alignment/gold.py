@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .alignments import Alignments, symmetrize
+from .alignments import Alignments, Links, as_alignments, symmetrize
 
 __all__ = ["Gold", "aer", "read_gold"]
 
@@ -26,9 +26,9 @@ class Gold:
 
     Parameters
     ----------
-    sure : Alignments
+    sure : Alignments, or sequence of lists of links
         Links that have to be there.
-    possible : Alignments
+    possible : Alignments, or sequence of lists of links
         Links that may be there; sure ones are added.
 
     Raises
@@ -41,6 +41,7 @@ class Gold:
     possible: Alignments
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sure", as_alignments(self.sure))
         both = symmetrize(self.sure, self.possible, "union")
         object.__setattr__(self, "possible", both)
 
@@ -84,12 +85,12 @@ def read_gold(path: str | os.PathLike[str], n_pairs: int | None = None) -> Gold:
     )
 
 
-Links = dict[int, list[tuple[int, int]]]
+_Found = dict[int, list[tuple[int, int]]]
 
 
-def _naacl(lines: list[str]) -> tuple[int, Links, Links]:
-    sure: Links = {}
-    possible: Links = {}
+def _naacl(lines: list[str]) -> tuple[int, _Found, _Found]:
+    sure: _Found = {}
+    possible: _Found = {}
     for n, line in enumerate(lines):
         if not line.strip():
             continue
@@ -106,9 +107,9 @@ def _naacl(lines: list[str]) -> tuple[int, Links, Links]:
     return max([-1, *sure, *possible]) + 1, sure, possible
 
 
-def _pharaoh(lines: list[str]) -> tuple[int, Links, Links]:
-    sure: Links = {}
-    possible: Links = {}
+def _pharaoh(lines: list[str]) -> tuple[int, _Found, _Found]:
+    sure: _Found = {}
+    possible: _Found = {}
     for k, line in enumerate(lines):
         for word in line.split():
             match = _PHARAOH.fullmatch(word)
@@ -122,7 +123,7 @@ def _pharaoh(lines: list[str]) -> tuple[int, Links, Links]:
     return len(lines), sure, possible
 
 
-def aer(alignments: Alignments, gold: Gold) -> float:
+def aer(alignments: Links, gold: Gold | Links) -> float:
     r"""Return the alignment error rate (Och and Ney, 2003).
 
     .. math:: 1 - \frac{|A \cap S| + |A \cap P|}{|A| + |S|}
@@ -131,8 +132,8 @@ def aer(alignments: Alignments, gold: Gold) -> float:
 
     Parameters
     ----------
-    alignments : Alignments
-    gold : Gold
+    alignments : Alignments, or sequence of lists of links
+    gold : Gold, or links, all of which are sure
 
     Returns
     -------
@@ -143,6 +144,8 @@ def aer(alignments: Alignments, gold: Gold) -> float:
     ------
     ValueError
         If they are of different numbers of pairs.
+    TypeError
+        If they are no links, or have not been computed yet.
 
     Examples
     --------
@@ -151,6 +154,9 @@ def aer(alignments: Alignments, gold: Gold) -> float:
     >>> aer(Alignments.from_pharaoh(["0-0 0-1", "2-1"]), Gold(sure, possible))
     0.4
     """
+    alignments = as_alignments(alignments)
+    if not isinstance(gold, Gold):
+        gold = Gold(as_alignments(gold), as_alignments(gold))
     if len(alignments) != len(gold):
         raise ValueError(
             f"{len(alignments)} pairs are aligned, and the gold standard has "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, cast
 
@@ -23,8 +24,12 @@ class Lexicon(Mapping[str | None, dict[str, float]]):
     """Translation probabilities of a fitted model.
 
     A mapping of the words that are translated (None stands for the empty word) to
-    dictionaries of their translations. Rows are brought here from where they were
-    computed when the first one is wanted.
+    dictionaries of their translations. The table is brought here from where it was
+    computed when the first row is wanted.
+
+    With `alpha` above 0, the probabilities of a word's translations do not add up to 1:
+    the prior keeps the rest for all words that it was never seen with, which is most of
+    it for rare words. `normalise` divides by the sum of those that were seen.
 
     Parameters
     ----------
@@ -34,6 +39,8 @@ class Lexicon(Mapping[str | None, dict[str, float]]):
         Of e, which is numbered from 1, and of f.
     alpha : float, default=0.0
         If above 0 the table has expected counts, and this is what the prior adds.
+    null : bool, default=True
+        Whether there is an empty word.
 
     Examples
     --------
@@ -56,20 +63,21 @@ class Lexicon(Mapping[str | None, dict[str, float]]):
         words: Vocabulary,
         translations: Vocabulary,
         alpha: float = 0.0,
+        null: bool = True,
     ) -> None:
         self._table = table
         self.words = words
         self.translations = translations
         self._alpha = alpha
+        self._null = null
 
-    def _row(self, word: str | None) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    def _row(
+        self, word: str | None, normalise: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Return the numbers of translations, and their probabilities."""
-        if word is NULL:
-            e = 0
-        elif word in self.words.index:
-            e = self.words.index[word] + 1
-        else:
+        if word not in self:
             raise KeyError(word)
+        e = 0 if word is NULL else self.words.index[word] + 1
         width = len(self.translations) + 1
         ids, values = self._table.gather()
         a, b = np.searchsorted(ids, [e * width, e * width + width - 1])
@@ -80,6 +88,8 @@ class Lexicon(Mapping[str | None, dict[str, float]]):
             )
             prior = self._alpha * len(self.translations)
             found = (found + self._alpha) / (total + prior)
+        if normalise:
+            found = found / found.sum()
         return ids[a:b] - e * width, found
 
     def __getitem__(self, word: str | None) -> dict[str, float]:
@@ -89,70 +99,104 @@ class Lexicon(Mapping[str | None, dict[str, float]]):
         return {names[k]: p for k, p in zip(numbers, found.tolist(), strict=True)}
 
     def __contains__(self, word: object) -> bool:
-        return word is NULL or word in self.words.index
+        return self._null if word is NULL else word in self.words.index
 
     def __iter__(self) -> Iterator[str | None]:
-        yield NULL
+        if self._null:
+            yield NULL
         yield from self.words.words
 
     def __len__(self) -> int:
-        return len(self.words) + 1
+        return len(self.words) + self._null
 
-    def top(self, word: str | None, n: int = 10) -> list[tuple[str, float]]:
+    def top(
+        self, word: str | None, n: int = 10, *, normalise: bool = False
+    ) -> list[tuple[str, float]]:
         """Return the most probable translations of a word, best first.
 
         Parameters
         ----------
         word : str or None
         n : int, default=10
+        normalise : bool, default=False
+            Divide by the sum of the word's row, so that it is 1 despite a prior.
 
         Raises
         ------
         KeyError
             If the word was not in the data.
         """
-        numbers, found = self._row(word)
+        numbers, found = self._row(word, normalise)
         best = np.argsort(-found, kind="stable")[:n]
         names = self.translations.words
         return [(names[numbers[k]], float(found[k])) for k in best]
 
-    def to_scipy(self) -> Any:
+    def to_scipy(self, *, normalise: bool = False) -> Any:
         """Return the probabilities as a sparse matrix.
+
+        Parameters
+        ----------
+        normalise : bool, default=False
+            Divide rows by their sums.
 
         Returns
         -------
         csr_array of shape (n_words + 1, n_translations)
-            The first row is that of the empty word.
+            The first row is that of the empty word, without entries if there is none.
         """
         from scipy.sparse import csr_array
 
         width = len(self.translations) + 1
         ids, values = self._table.gather()
-        ids = ids[: np.searchsorted(ids, len(self) * width)]
-        e, f = np.divmod(ids, width)
+        n_rows = len(self.words) + 1
+        a, b = np.searchsorted(ids, [0 if self._null else width, n_rows * width])
+        e, f = np.divmod(ids[a:b], width)
         cells = f < width - 1
-        found = values[: len(ids), 0]
+        found = values[a:b, 0]
         if self._alpha:
-            totals = np.zeros(len(self))
+            totals = np.zeros(n_rows)
             totals[e[~cells]] = found[~cells]
             prior = self._alpha * len(self.translations)
             found = (found + self._alpha) / (totals[e] + prior)
-        return csr_array(
-            (found[cells], (e[cells], f[cells])), shape=(len(self), width - 1)
-        )
+        e, f, found = e[cells], f[cells], found[cells]
+        if normalise:
+            found = found / np.bincount(e, found, minlength=n_rows)[e]
+        return csr_array((found, (e, f)), shape=(n_rows, width - 1))
 
-    def write(self, path: str | os.PathLike[str], minimum: float = 1e-3) -> None:
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        minimum: float = 1e-3,
+        *,
+        normalise: bool = False,
+    ) -> None:
         """Write lines of word, translation and probability, separated by tabs.
+
+        The empty word is written as ``<null>``.
 
         Parameters
         ----------
         path : path
             Compressed if it ends in ``.gz``.
         minimum : float, default=1e-3
-            Probabilities below are left out.
+            Probabilities below are left out; with a prior, those of rare words may all
+            be, unless they are normalised.
+        normalise : bool, default=False
+            Divide probabilities by the sum of their word's.
+
+        Raises
+        ------
+        ValueError
+            If a word has a tab or the end of a line in it.
         """
+        for token in (*self.words.words, *self.translations.words):
+            if re.search(r"[\t\n\r]", token):
+                raise ValueError(
+                    f"{token!r} has a tab or the end of a line in it, which separate "
+                    "what is written: replace them in the tokens"
+                )
         path = os.fspath(path)
-        table = self.to_scipy()
+        table = self.to_scipy(normalise=normalise)
         names = self.translations.words
         opened = (
             gzip.open(path, "wt", encoding="utf-8")
@@ -160,14 +204,15 @@ class Lexicon(Mapping[str | None, dict[str, float]]):
             else open(path, "w", encoding="utf-8")
         )
         with cast(IO[str], opened) as file:
-            for e, word in enumerate(self):
+            for e, word in enumerate([NULL, *self.words.words]):
+                shown = "<null>" if word is NULL else word
                 a, b = table.indptr[e : e + 2]
                 found = table.data[a:b]
                 for k in np.argsort(-found, kind="stable"):
                     if found[k] < minimum:
                         break
                     name = names[table.indices[a + k]]
-                    file.write(f"{word or '<null>'}\t{name}\t{found[k]:.6g}\n")
+                    file.write(f"{shown}\t{name}\t{found[k]:.6g}\n")
 
     def __repr__(self) -> str:
         """Say how many words there are."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
-import gzip
 import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import IO, Any, cast
+from typing import Any
 
 from ..peers.source import Collection, Rows, Source, runs
+from ..text_files import is_compressed, opened
 
 __all__ = ["BagSource", "FileSource", "LineLoader", "PairsSource", "as_bitext"]
 
 Path = str | os.PathLike[str]
 #: A place to seek to is remembered for every so many lines.
 STRIDE = 4096
+#: What has a folder or an ending, such as text.en.
+_LIKE_A_PATH = re.compile(r".*(?:[/\\]\S|\w\.[A-Za-z]\w*$)")
 
 
 class PairsSource(Rows):
@@ -79,16 +83,12 @@ class LineLoader:
         return list(zip(*sides, strict=True))
 
 
-def _open(path: str) -> IO[bytes]:
-    if path.endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    return open(path, "rb")
-
-
 def _lines(path: str, mark: _Mark, n_lines: int) -> list[str]:
-    with _open(path) as file:
+    with opened(path) as file:
         file.seek(mark.offset)
-        lines = islice(file, mark.skip, mark.skip + n_lines)
+        lines = list(islice(file, mark.skip, mark.skip + n_lines))
+        if lines and mark == _Mark(0, 0):
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
         # not str.splitlines, for which some spaces in a line are ends of lines
         try:
             return [line.decode("utf-8").rstrip("\r\n") for line in lines]
@@ -105,21 +105,26 @@ class _Index:
     path: str
     n_lines: int
     offsets: tuple[int, ...]
+    compressed: bool
 
     @classmethod
     def of(cls, path: str) -> _Index:
         n, at, offsets = 0, 0, []
-        with _open(path) as file:
+        with opened(path) as file:
             for line in file:
+                if n == 0 and line.startswith(
+                    (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+                ):
+                    raise ValueError(f"{path} is UTF-16: convert it to UTF-8")
                 if n % STRIDE == 0:
                     offsets.append(at)
                 n += 1
                 at += len(line)
-        return cls(path, n, tuple(offsets))
+        return cls(path, n, tuple(offsets), is_compressed(path))
 
     def mark(self, line: int) -> _Mark:
         # seeking in a compressed file reads all there is before: so do lines
-        if self.path.endswith(".gz"):
+        if self.compressed:
             return _Mark(0, line)
         return _Mark(self.offsets[line // STRIDE], line % STRIDE)
 
@@ -128,7 +133,7 @@ class FileSource(Source):
     """Text files with a sentence in a line, whose translation is in the same line.
 
     Parts are loaded where they are needed, so nodes must find the files under the same
-    paths. They are UTF-8; those whose names end in ``.gz`` are compressed.
+    paths. They are UTF-8, plain or compressed by gzip.
 
     Parameters
     ----------
@@ -140,6 +145,8 @@ class FileSource(Source):
     ValueError
         If there are not, or, as soon as lines are counted, if a file has other than
         its translation's number of lines.
+    FileNotFoundError
+        If there are no such files.
     """
 
     def __init__(self, source: Path | Sequence[Path], target: Path | Sequence[Path]):
@@ -149,6 +156,10 @@ class FileSource(Source):
                 f"{len(self.source)} source files and {len(self.target)} target files "
                 "are no pairs"
             )
+        paths = [*self.source, *self.target]
+        missing = [path for path in paths if not os.path.exists(path)]
+        if missing:
+            raise FileNotFoundError(f"there is no file {_named(missing)}")
 
     @cached_property
     def _indices(self) -> list[tuple[_Index, _Index]]:
@@ -185,6 +196,11 @@ class FileSource(Source):
         return loaders
 
 
+def _named(missing: list[str], n: int = 3) -> str:
+    more = f" and {len(missing) - n} more" if len(missing) > n else ""
+    return ", ".join(missing[:n]) + more
+
+
 def _paths(paths: Path | Sequence[Path]) -> list[str]:
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
@@ -212,8 +228,21 @@ def _is_frame(obj: Any) -> bool:
 
 
 def _frame_pairs(frame: Any) -> list[tuple[Any, Any]]:
-    source, target = (frame[name].tolist() for name in frame.columns)
+    # by place: both may have the same name
+    source, target = (_column(frame.iloc[:, k]) for k in range(2))
     return list(zip(source, target, strict=True))
+
+
+def _column(series: Any) -> list[Any]:
+    """Return the sentences of a column, of which none may be missing."""
+    missing = series.isna()
+    if missing.any():
+        row = series.index[missing.argmax()]
+        raise ValueError(
+            f"row {row!r} of column {series.name!r} has no sentence: leave such rows "
+            "out with dropna()"
+        )
+    return list(series.tolist())
 
 
 def as_bitext(obj: Any, target: Any = None) -> Source:
@@ -236,7 +265,10 @@ def as_bitext(obj: Any, target: Any = None) -> Source:
     ------
     ValueError
         If the two sides have different numbers of sentences, or a DataFrame has not
-        two columns.
+        two columns, or no sentence in some row.
+    FileNotFoundError
+        If a file is missing. Strings are taken for paths if they are two, or in two
+        lists if they are paths, some are files, or all look like ``text.en``.
     TypeError
         If it is none of these.
 
@@ -252,7 +284,7 @@ def as_bitext(obj: Any, target: Any = None) -> Source:
     if isinstance(obj, Source):
         return obj
     if isinstance(obj, tuple) and len(obj) == 2 and all(map(_is_path, obj)):
-        return FileSource(*obj)
+        return _two_files(*obj)
     if _is_frame(obj):
         if len(obj.columns) != 2:
             raise ValueError(
@@ -278,15 +310,56 @@ def _is_path(obj: Any) -> bool:
 
 def _two_sides(source: Any, target: Any) -> Source:
     if _is_path(source) and _is_path(target):
+        return _two_files(source, target)
+    if _is_path(source) or _is_path(target):
+        raise TypeError(
+            "one side is a path or a string and the other is not: give two paths, or "
+            "two lists of paths or of sentences"
+        )
+    source, target = _side(source), _side(target)
+    both = [*source, *target]
+    if source and all(map(_is_path, both)) and _are_files(both):
         return FileSource(source, target)
-    source, target = list(source), list(target)
-    if source and all(map(_is_path, source)) and all(map(_is_path, target)):
-        # a list of strings may be sentences, too: files are there
-        if all(map(os.path.isfile, [*source, *target])):
-            return FileSource(source, target)
     if len(source) != len(target):
         raise ValueError(
             f"{len(source)} source sentences and {len(target)} target sentences are "
             "no pairs"
         )
     return PairsSource(list(zip(source, target, strict=True)))
+
+
+def _two_files(source: Path, target: Path) -> FileSource:
+    try:
+        return FileSource(source, target)
+    except FileNotFoundError as error:
+        if not any(re.search(r"\s", os.fspath(path)) for path in (source, target)):
+            raise
+        raise FileNotFoundError(
+            f"{error}: two strings are two paths; for one pair of sentences give "
+            "[(source, target)]"
+        ) from None
+
+
+def _side(obj: Any) -> list[Any]:
+    """Return the sentences, or the paths, of one side."""
+    if hasattr(obj, "to_delayed"):
+        bags = "a.to_bag(), b.to_bag()" if hasattr(obj, "to_bag") else "a, b"
+        raise TypeError(f"zip the bags first: fit(dask.bag.zip({bags}))")
+    if _is_frame(obj):
+        if len(obj.columns) != 1:
+            raise ValueError(
+                f"a side is one column: select one of the {len(obj.columns)} of this "
+                "DataFrame"
+            )
+        obj = obj.iloc[:, 0]
+    return _column(obj) if hasattr(obj, "isna") else list(obj)
+
+
+def _are_files(strings: list[Any]) -> bool:
+    """Return whether strings, which may be sentences, are meant to be paths."""
+    if any(isinstance(each, os.PathLike) for each in strings):
+        return True
+    like = [each for each in strings if _LIKE_A_PATH.match(each)]
+    if len(like) == len(strings) and not any(re.search(r"\s", each) for each in like):
+        return True
+    return any(map(os.path.isfile, like)) or all(map(os.path.isfile, strings))

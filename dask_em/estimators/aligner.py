@@ -23,6 +23,7 @@ from ..peers.source import Loader
 from ..peers.table import DistributedTable
 from ..result import EMResult
 from ..schedules.base import check_integer
+from ..stopping import Stopping
 from .peer import PeerEstimator
 
 __all__ = ["Aligner", "check_number"]
@@ -53,7 +54,7 @@ class Aligner(PeerEstimator):
         ----------
         bitext : iterable of pairs, tuple of two paths, Dask bag or DataFrame
             Pairs (source, target) of sentences, each a string, split at whitespace, or
-            a list of tokens; or two UTF-8 text files, possibly compressed (.gz), with
+            a list of tokens; or two UTF-8 text files, possibly compressed by gzip, with
             as many lines, which the workers must find under the same path; or a Dask
             bag of pairs, or a pandas or Dask DataFrame with two columns. With
             `target`: the source side alone.
@@ -70,19 +71,22 @@ class Aligner(PeerEstimator):
         ValueError
             If the sides have different numbers of sentences, or no pair has words on
             both sides.
+        FileNotFoundError
+            If a file is missing.
         TypeError
             If this is no bitext.
         """
         settings = self.get_params(deep=False)
-        for name in ("alpha", "null_probability"):
+        for name in ("tol", "alpha", "null_probability"):
             if name in settings:
                 optional = name == "null_probability"
                 check_number(name, settings[name], optional=optional)
         if not isinstance(self.reverse, bool | np.bool_):
             raise TypeError(f"reverse must be True or False, got {self.reverse!r}.")
-        return self._fit_stages(
-            self._stages(), as_bitext(bitext, target), self._attributes_of
-        )
+        stages = self._stages()
+        for stage in stages:  # before iterators of a bitext are used up
+            Stopping(stage.tol, stage.max_iter, settings["deadline"])
+        return self._fit_stages(stages, as_bitext(bitext, target), self._attributes_of)
 
     def _attributes_of(self, result: EMResult[Any]) -> Mapping[str, Any]:
         """Return fitted attributes beyond those that all have."""
@@ -98,13 +102,18 @@ class Aligner(PeerEstimator):
             "source_vocabulary_": both[bool(model.reverse)].words,
             "target_vocabulary_": both[not model.reverse].words,
             "translation_table_": Lexicon(
-                result.params, translated, translations, model.alpha
+                result.params,
+                translated,
+                translations,
+                model.alpha,
+                null=getattr(model, "null_probability", None) != 0,
             ),
             "log_likelihood_": result.log_likelihood,
             "log_likelihoods_": [
                 *trace.lower_bound_before[:1].tolist(),
                 *trace.lower_bound.tolist(),
-            ],
+            ]
+            or [result.lower_bound],
             "_fitted_model": model,
             "_summary": summary,
         }
@@ -113,6 +122,9 @@ class Aligner(PeerEstimator):
 
     def align(self, bitext: Any, target: Any = None) -> Any:
         """Return the most probable links between the words of sentences.
+
+        Parameters of a model that are still on a cluster are brought to this process
+        first.
 
         Parameters
         ----------
@@ -154,6 +166,8 @@ class Aligner(PeerEstimator):
     def score(self, bitext: Any, target: Any = None) -> float:
         """Return the mean log-likelihood of a target word.
 
+        It is computed in this process, and parameters are brought here first.
+
         Parameters
         ----------
         bitext, target
@@ -189,6 +203,8 @@ class Aligner(PeerEstimator):
         self, word: str | None, n: int = 10
     ) -> list[tuple[str, float]]:
         """Return the most probable translations of a word, best first.
+
+        The whole table of words is brought to this process first.
 
         Parameters
         ----------

@@ -124,7 +124,8 @@ class LatentDirichletAllocation(
     -----
     Documents may be a sparse matrix or an array, a Dask array with sparse or dense
     chunks along documents, a `xarray.DataArray` of either, of which labels are not
-    used, or the path of a file in docword format. Counts may be fractions, but `perplexity` wants whole tokens.
+    used, or the path of a file in docword format. Counts may be fractions, but
+    `perplexity` wants whole tokens.
 
     The start draws parameters word by word, and does not depend on the number of
     nodes; nor, but for rounding, does the outcome.
@@ -341,8 +342,8 @@ class LatentDirichletAllocation(
         n : int, default=10
         vocabulary : sequence of str of length n_features, default=None
             The words; or a mapping from words to columns, such as the `vocabulary_` of
-            scikit-learn's ``CountVectorizer``. None stands for the names of the columns the fit was given, and
-            for their numbers if they have none.
+            scikit-learn's ``CountVectorizer``. None stands for the names of the columns
+            the fit was given, and for their numbers if they have none.
 
         Returns
         -------

@@ -79,9 +79,11 @@ class IBMModel1(Aligner):
     source_vocabulary_, target_vocabulary_ : tuple of str
         Words, sorted.
     log_likelihood_ : float
-        Of the training data at the final parameters.
+        Of the training data at the final parameters. With `alpha` above 0, a bound on
+        the evidence, less the divergence of the table from its prior; `score` returns
+        the likelihood.
     log_likelihoods_ : list of float
-        At the start, and after each iteration.
+        At the start, or where it was resumed, and after each iteration of this fit.
     n_iter_ : int
     converged_ : bool
     plan_ : Plan
@@ -194,7 +196,8 @@ class IBMModel2(_Started):
     alpha : float, default=0.01
         As for `HMMAligner`.
     null_probability : float or None, default=0.2
-        Of the empty word, with a diagonal prior; None learns it.
+        Of the empty word, with a diagonal prior; None learns it, and with 0 there is
+        no empty word.
     topology, transport, shards, deadline, checkpoint, resume, gather, verbose
         As for `IBMModel1`.
 
@@ -317,24 +320,27 @@ class HMMAligner(_Started):
         the other side, with variational inference (Riley and Gildea, 2012), which
         keeps rare words from explaining whatever stands next to them.
         `log_likelihood_` is then a lower bound of the evidence, and probabilities are
-        those of the posterior's mean. 0 is maximum likelihood.
+        those of the posterior's mean, which keeps some for words that were never seen
+        together. 0 is maximum likelihood; others are at least 1e-12.
     null_probability : float or None, default=0.2
-        :math:`p_0`; None learns it.
+        :math:`p_0`; None learns it, and with 0 there is no empty word.
     max_jump : int, default=7
-        Longer jumps are equally likely.
+        Longer jumps are equally likely; 100 at most.
     decoding : {"posterior", "viterbi"}, default="posterior"
         Whether `align` returns the links whose posterior probability is above
         `threshold` (Liang, Taskar and Klein, 2006), or those of the most probable
         alignment as a whole.
     threshold : float, default=0.5
-        Lower ones give more links; before an intersection, 0.3 is good.
+        Lower ones give more links, below 0.5 several to a word; before an
+        intersection, 0.3 is good.
     topology, transport, shards, deadline, checkpoint, resume, gather, verbose
         As for `IBMModel1`.
 
     Attributes
     ----------
     jump_probabilities_ : ndarray of shape (2 max_jump + 1,)
-        c, of jumps from -max_jump to max_jump.
+        c, of jumps from -max_jump to max_jump; 0 for those that no sentence is long
+        enough for.
     null_probability_ : float
     translation_table_, source_vocabulary_, target_vocabulary_
         As for `IBMModel1`.

@@ -21,12 +21,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from ..kernels.docword import NEGATIVE, NOT_WHOLE, OK, parse_lines
+from ..text_files import is_compressed, opened
 
 __all__ = [
     "Header",
     "Read",
     "Span",
-    "is_compressed",
     "read_docword",
     "read_header",
     "read_span",
@@ -105,16 +105,6 @@ class Read:
             )
 
 
-def is_compressed(path: PathLike) -> bool:
-    """Return whether a file is compressed by gzip, whatever its name."""
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def _open(path: PathLike) -> Any:
-    return gzip.open(path, "rb") if is_compressed(path) else open(path, "rb")
-
-
 def read_header(path: PathLike) -> Header:
     """Read the first three lines of a file.
 
@@ -131,7 +121,7 @@ def read_header(path: PathLike) -> Header:
     ValueError
         If they are not three whole numbers.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         return _header(file, path)
 
 
@@ -261,7 +251,7 @@ def _check(
 def _entries(path: PathLike, header: Header, span: Span) -> Iterator[NDArray[np.int64]]:
     """Yield arrays of shape (n, 3) with the entries of a span, n > 0."""
     first, last = span.where or (header.n_bytes, None)
-    with _open(path) as file:
+    with opened(path) as file:
         file.seek(first)
         left, tail = last and last - first, b""
         while True:
@@ -406,5 +396,5 @@ def read_vocab(path: PathLike) -> list[str]:
     -------
     list of str
     """
-    with _open(Path(path)) as file:
+    with opened(Path(path)) as file:
         return file.read().decode("utf-8").splitlines()

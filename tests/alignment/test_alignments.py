@@ -107,6 +107,34 @@ def test_long_sentences_are_symmetrized():
     assert symmetrize(one, one) == one
 
 
+def test_links_as_lists():
+    a, b = Alignments.from_pharaoh(LINES), Alignments.from_pharaoh(LINES[::-1])
+    assert symmetrize(list(a), list(b), "union") == symmetrize(a, b, "union")
+    assert aer(list(a), Gold(list(b), list(a))) == aer(a, Gold(b, a))
+    assert aer(list(a), list(a)) == 0
+
+
+@pytest.mark.parametrize(
+    "links", [LINES, [[(0, 1, 2)]], [[(0, 1), (2,)]], [[(0.5, 1)]], [[(0, None)]]]
+)
+def test_no_links(links):
+    with pytest.raises(TypeError, match=r"a list of \(i, j\), not of"):
+        aer(links, [[]])
+
+
+def test_links_that_are_not_computed():
+    bag = pytest.importorskip("dask.bag").from_sequence([[(0, 0)]])
+    for use in (symmetrize, aer):
+        with pytest.raises(TypeError, match="compute it first"):
+            use(bag, bag)
+
+
+def test_a_string_of_links():
+    assert Alignments.from_pharaoh("0-0 1-2\n3-1").to_pharaoh() == ["0-0 1-2", "3-1"]
+    with pytest.raises(FileNotFoundError):
+        Alignments.from_pharaoh("no-file")
+
+
 def test_nothing_to_symmetrize():
     one = Alignments.from_pharaoh(["0-0"])
     with pytest.raises(ValueError, match="of 1 pairs and of 0 pairs"):

@@ -48,13 +48,33 @@ def test_sorted_by_lengths():
     assert weights.sum() == 50
 
 
-@pytest.mark.parametrize("pair", ["a b", ("a",), ("a", "b", "c"), 3])
+@pytest.mark.parametrize(
+    "pair", ["a b", ("a",), ("a", "b", "c"), 3, {"e": "a", "f": "b"}, {"a", "b"}]
+)
 def test_not_a_pair(pair):
     with pytest.raises(TypeError, match="expected a pair of sentences"):
         survey_bitext([[pair]])
 
 
-@pytest.mark.parametrize("sentence", [["a", 3], 4, None])
-def test_not_a_sentence(sentence):
-    with pytest.raises(TypeError, match="a string or a sequence of strings"):
+def test_a_line_with_both():
+    with pytest.raises(TypeError, match=r"got 'a \|\|\| b'; .* line\.split"):
+        survey_bitext([["a ||| b"]])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "complaint"),
+    [
+        (["a", 3], r"not \['a', 3\]"),
+        (4, "not 4"),
+        (None, "not None"),
+        (map(str, [1, 2]), r"not a map object: call list\(\) on it"),
+        ((w for w in "ab"), "not a generator object: call list"),
+        ({"a": 1}, "not a dict: list its words"),
+        ({"a", "b"}, "not a set: list its words"),
+        (b"a b", r"not bytes: call \.decode\(\)"),
+    ],
+    ids=str,
+)
+def test_not_a_sentence(sentence, complaint):
+    with pytest.raises(TypeError, match=f"a string or a list of strings, {complaint}"):
         survey_bitext([[("a", sentence)]])

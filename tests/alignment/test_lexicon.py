@@ -106,6 +106,33 @@ def test_with_a_prior_some_is_left_for_other_words():
     assert sum(lexicon[None].values()) == pytest.approx(1.0)  # stands everywhere
 
 
+def test_normalised(tmp_path, lexicon):
+    table = lexicon.to_scipy(normalise=True)
+    np.testing.assert_allclose(table.sum(axis=1), 1.0, rtol=1e-12)
+    for row, word in zip(table.toarray(), lexicon, strict=True):
+        best = lexicon.top(word, 100, normalise=True)
+        assert [f for f, _ in best] == [f for f, _ in lexicon.top(word, 100)]
+        assert sorted(p for _, p in best) == pytest.approx(sorted(row[row > 0]))
+    lexicon.write(tmp_path / "table", minimum=0, normalise=True)
+    rows = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()]
+    assert sum(float(p) for *_, p in rows) == pytest.approx(len(lexicon), rel=1e-4)
+
+
+def test_words_that_cannot_be_written(tmp_path):
+    for word in ("a\tb", "a\nb", "a\r"):
+        for pair in (([word], ["x"]), (["x"], [word])):
+            lexicon = IBMModel1(transport="local").fit([pair]).translation_table_
+            with pytest.raises(ValueError, match="has a tab or the end of a line"):
+                lexicon.write(tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+
+
+def test_the_empty_string_is_a_word(tmp_path):
+    lexicon = IBMModel1(transport="local").fit([([""], ["x"])]).translation_table_
+    lexicon.write(tmp_path / "table")
+    assert (tmp_path / "table").read_text() == "<null>\tx\t1\n\tx\t1\n"
+
+
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_file(tmp_path, lexicon, ending):
     path = tmp_path / f"table.tsv{ending}"

@@ -204,7 +204,12 @@ class OfOld(EStep):
 
 
 @pytest.mark.parametrize(
-    "schedule", [FractionBarrier(0.25), BoundedStaleness(4, 0.2)], ids=repr
+    "schedule",
+    [
+        pytest.param(FractionBarrier(0.25), marks=pytest.mark.slow),
+        BoundedStaleness(4, 0.2),
+    ],
+    ids=repr,
 )
 def test_late_reports_that_would_lower_the_bound_are_refused_and_asked_for_again(
     schedule, monkeypatch

@@ -1,5 +1,6 @@
 """Latent Dirichlet allocation as scikit-learn's users know it."""
 
+import asyncio
 import pickle
 
 import dask
@@ -77,6 +78,54 @@ def test_input_of_any_kind(fitted, shards, tmp_path):
         assert found.n_iter_ == fitted.n_iter_
 
 
+def test_labelled_documents(fitted):
+    xarray = pytest.importorskip("xarray")
+    labels = {"doc": [f"d{i}" for i in range(len(COUNTS))]}
+    for data in (COUNTS, da.from_array(COUNTS, chunks=(50, N_WORDS))):
+        X = xarray.DataArray(data, dims=("doc", "word"), coords=labels)
+        found = lda(shards=2).fit(X)
+        np.testing.assert_allclose(found.components_, fitted.components_, rtol=1e-7)
+        theta = found.transform(X)
+        assert type(theta) is type(data)
+        np.testing.assert_allclose(theta, fitted.transform(COUNTS), rtol=1e-6)
+        assert np.isfinite(found.score(X) + found.perplexity(X))
+    with pytest.raises(TypeError, match=r"got an xarray\.Dataset; pass the DataArray"):
+        lda().fit(X.to_dataset(name="counts"))
+
+
+def test_what_is_no_count(fitted):
+    dask_bag = pytest.importorskip("dask.bag")
+    for use in (lda().fit, fitted.transform, fitted.score):
+        with pytest.raises(TypeError, match="CountVectorizer"):
+            use(["the cat sat", "the mat"])
+        with pytest.raises(TypeError, match="HashingVectorizer"):
+            use(dask_bag.from_sequence(["the cat sat"]))
+        with pytest.raises(FileNotFoundError, match="path of a docword file"):
+            use("the cat sat")
+
+
+def test_a_file_that_ends_early(fitted, tmp_path):
+    write_docword(tmp_path / "docword", COUNTS)
+    lines = (tmp_path / "docword").read_text().splitlines()
+    (tmp_path / "docword").write_text("\n".join(lines[:-100]))
+    for use in (lda(shards=1).fit, lda(shards=3).fit, fitted.transform, fitted.score):
+        with pytest.raises(ValueError, match=r"docword has .* may be cut off"):
+            use(tmp_path / "docword")
+
+
+def test_fit_transform_for_an_asynchronous_client(fitted, cluster):
+    from distributed import Client
+
+    async def fit():
+        async with Client(cluster.scheduler_address, asynchronous=True):
+            model = lda(transport="auto", shards=2)
+            return await model.fit_transform(COUNTS, normalize=False)
+
+    np.testing.assert_allclose(
+        asyncio.run(fit()), fitted.transform(COUNTS, normalize=False), rtol=1e-6
+    )
+
+
 def test_transform_in_memory_and_lazily(fitted, tmp_path):
     theta = fitted.transform(COUNTS)
     np.testing.assert_allclose(theta.sum(axis=1), 1)
@@ -115,6 +164,9 @@ def test_perplexity_by_completion(fitted):
     assert np.isnan(fitted.perplexity(np.zeros((2, N_WORDS), int)))
     with pytest.raises(ValueError, match="whole numbers"):
         fitted.perplexity(held_out * 0.5)
+    for seed in (None, -1, 0.5):
+        with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
+            fitted.perplexity(held_out, seed=seed)
 
 
 def test_words_have_names(fitted):
@@ -125,8 +177,15 @@ def test_words_have_names(fitted):
     assert list(named.get_feature_names_out()) == [
         f"latentdirichletallocation{k}" for k in range(3)
     ]
+    columns = dict(zip(reversed(words), reversed(range(N_WORDS)), strict=True))
+    assert fitted.top_words(2, columns) == fitted.top_words(2, words)
     with pytest.raises(ValueError, match="vocabulary has 2 words"):
         fitted.top_words(2, ["a", "b"])
+    with pytest.raises(ValueError, match=r"0 to 29; pass get_feature_names_out\(\)"):
+        fitted.top_words(2, dict.fromkeys(words, 1))
+    for n in (0, -1, 2.5, "many"):
+        with pytest.raises(ValueError, match="n must be an integer of at least 1"):
+            fitted.top_words(n)
 
 
 def test_clone_and_pickle(fitted):
@@ -157,9 +216,11 @@ def test_a_failed_refit_changes_nothing():
         ({"n_components": 0}, "n_components must be an integer of at least 1, got 0"),
         ({"max_iter": 1.5}, "max_iter must be an integer"),
         ({"max_doc_update_iter": 0}, "max_doc_update_iter must be an integer"),
+        ({"tol": None}, "tol must be a number of at least 0, got None"),
         ({"tol": -1}, "tol must be a number of at least 0"),
         ({"mean_change_tol": np.nan}, "mean_change_tol must be a number"),
         ({"doc_topic_prior": 0}, "doc_topic_prior must be a number above 0"),
+        ({"doc_topic_prior": "a"}, "number above 0, or one .*, got 'a'"),
         ({"doc_topic_prior": [1, 2]}, "one for each of the 3 components"),
         ({"topic_word_prior": -1}, "topic_word_prior must be a number above 0"),
         ({"inference": "gibbs"}, "inference must be 'variational'"),

@@ -212,8 +212,19 @@ def in_memory():
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("route", ["partial groups", "rows by key"])
+@pytest.mark.parametrize(
+    ("route", "schedule"),
+    [
+        pytest.param(
+            route, schedule, marks=() if schedule == quick else pytest.mark.slow
+        )
+        for route, quick in (
+            ("partial groups", "fraction"),
+            ("rows by key", "synchronous"),
+        )
+        for schedule in SCHEDULES
+    ],
+)
 def test_chunks_on_a_cluster(client, in_memory, route, schedule):
     da = pytest.importorskip("dask.array")
     (X, y, groups, Z), known = in_memory[route]

@@ -480,8 +480,23 @@ def promised(name, design):
     return MixtureOfExpertsEM(2, family, design, **settings), X, y
 
 
-@pytest.mark.parametrize("name", ["gaussian", "two", "diag", "tied", "poisson"])
-@DESIGNS
+@pytest.mark.parametrize(
+    ("name", "design"),
+    [
+        pytest.param(
+            name,
+            design,
+            id=f"{label}-{name}",
+            marks=pytest.mark.slow if name == "poisson" and label != "apart" else (),
+        )
+        for label, design in (
+            ("shared", SHARED),
+            ("apart", APART),
+            ("constant", CONSTANT),
+        )
+        for name in ("gaussian", "two", "diag", "tied", "poisson")
+    ],
+)
 def test_promises(name, design):
     model, X, y = promised(name, design)
     check_model(model, X, y=y)
@@ -688,7 +703,13 @@ def test_a_large_offset_does_no_harm(name):
     np.testing.assert_allclose(there[1][order] - offset, here[1], atol=1e-3)
 
 
-@ALL
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "multinomial" else ())
+        for name in FAMILIES
+    ],
+)
 def test_columns_that_say_nothing_new(name):
     X, y = smooth(name)
     more = np.column_stack([X, X @ [1.0, -2.0], np.full(len(X), 7.0)])

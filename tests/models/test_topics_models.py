@@ -181,6 +181,7 @@ def test_nodes_make_no_difference():
         "n_words": 25,
         "n_entries": np.count_nonzero(counts),
         "n_tokens": counts.sum(),
+        "read": None,
     }
 
 

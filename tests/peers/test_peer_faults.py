@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -21,12 +22,26 @@ from peer_models import CountingLexicon, FailingLexicon, SlowLexicon
 
 from dask_em.drivers.peer import Stage, fit_peers
 
-pytestmark = [pytest.mark.cluster, pytest.mark.chaos, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
 PAIRS = bitext(40)
 TRANSPORTS = ["futures", "actors"]
 SNAPSHOTS = [0.0, 1e9]
 N_ITER = 25
+
+
+def some(names: Any, values: Any, cases: Any) -> Any:
+    """Parametrize with the product of values: some cases are chaos, the rest soak."""
+    assert set(cases) <= set(itertools.product(*values))
+    return pytest.mark.parametrize(
+        names,
+        [
+            pytest.param(
+                *case, marks=pytest.mark.chaos if case in cases else pytest.mark.soak
+            )
+            for case in itertools.product(*values)
+        ],
+    )
 
 
 def fitted(model: Any = None, **settings: Any) -> Any:
@@ -127,9 +142,11 @@ def at(*versions: int) -> Any:
 # ---------------------------------------------------------------------------- losses
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("snapshot_seconds", SNAPSHOTS)
-@pytest.mark.parametrize("victim", [0, 2])
+@some(
+    ("transport", "snapshot_seconds", "victim"),
+    [TRANSPORTS, SNAPSHOTS, [0, 2]],
+    [("futures", 0.0, 0), ("actors", 0.0, 2), ("futures", 1e9, 2)],
+)
 def test_one_is_killed(
     three: Any,
     client: Any,
@@ -146,6 +163,7 @@ def test_one_is_killed(
     assert result.settings["losses"] >= 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("snapshot_seconds", SNAPSHOTS)
 def test_killed_in_an_e_step(
@@ -163,6 +181,7 @@ def test_killed_in_an_e_step(
     assert result.settings["losses"] >= 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("snapshot_seconds", SNAPSHOTS)
 def test_killed_twice(
@@ -177,7 +196,7 @@ def test_killed_twice(
     assert result.settings["losses"] >= 2
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@some(("transport",), [TRANSPORTS], [("actors",)])
 def test_latent_state_survives(three: Any, client: Any, transport: str) -> None:
     """The bound of this model counts the E-steps that its data have seen."""
     model = CountingLexicon()
@@ -194,8 +213,11 @@ def test_latent_state_survives(three: Any, client: Any, transport: str) -> None:
     assert result.log_likelihood == pytest.approx(known.log_likelihood, rel=1e-9)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("slow", ["survey", "prepare"])
+@some(
+    ("transport", "slow"),
+    [TRANSPORTS, ["survey", "prepare"]],
+    [("futures", "prepare")],
+)
 def test_killed_during_set_up(
     three: Any, client: Any, calm: Any, transport: str, slow: str
 ) -> None:
@@ -208,8 +230,7 @@ def test_killed_during_set_up(
     assert_undisturbed(result, calm)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("snapshot_seconds", SNAPSHOTS)
+@some(("transport", "snapshot_seconds"), [TRANSPORTS, SNAPSHOTS], [("actors", 1e9)])
 def test_all_are_killed(
     three: Any, client: Any, calm: Any, transport: str, snapshot_seconds: float
 ) -> None:
@@ -220,6 +241,7 @@ def test_all_are_killed(
     assert_undisturbed(result, calm)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("close", [False, True])
 def test_one_leaves_for_good(calm: Any, transport: str, close: bool) -> None:
@@ -241,6 +263,7 @@ def test_one_leaves_for_good(calm: Any, transport: str, close: bool) -> None:
         assert_nothing_left(client)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_one_stops_for_a_while(
     three: Any, client: Any, calm: Any, transport: str
@@ -254,6 +277,7 @@ def test_one_stops_for_a_while(
     assert_undisturbed(result, calm)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_restart(three: Any, client: Any, calm: Any, transport: str) -> None:
     with Client(three, set_as_default=False) as other:
@@ -267,6 +291,7 @@ def test_restart(three: Any, client: Any, calm: Any, transport: str) -> None:
     assert_undisturbed(result, calm)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_the_last_one_leaves_and_another_comes(calm: Any, transport: str) -> None:
     with (
@@ -283,6 +308,7 @@ def test_the_last_one_leaves_and_another_comes(calm: Any, transport: str) -> Non
         assert_nothing_left(client)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_worker_comes_back_at_its_address(
@@ -322,6 +348,7 @@ def free_port() -> int:
 # ------------------------------------------------------------------------ other ends
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_no_worker_before_the_deadline(transport: str) -> None:
     with (
@@ -332,6 +359,7 @@ def test_no_worker_before_the_deadline(transport: str) -> None:
         fitted(transport=transport, deadline=1.0)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_nobody_comes_back(transport: str) -> None:
     """There are parameters, but nobody is left who has them: the deadline counts."""
@@ -345,6 +373,7 @@ def test_nobody_comes_back(transport: str) -> None:
         )
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_deadline_and_interrupt(client: Any, transport: str) -> None:
     result = fitted(transport=transport, deadline=2.0, max_iter=10**6)
@@ -361,6 +390,7 @@ def test_deadline_and_interrupt(client: Any, transport: str) -> None:
     np.testing.assert_allclose(result.params.gather()[1], params, rtol=1e-8)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("where", ["survey", "e_step"])
 @pytest.mark.parametrize(

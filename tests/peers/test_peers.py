@@ -98,15 +98,37 @@ DIAGONAL = [
     for j, transport in enumerate(TRANSPORTS)
     if transport == "local" or i % 2 == j % 2
 ]
+#: All on tasks but one.
+LONG = [case for case in DIAGONAL if case[1] == "futures"][1:]
+#: With these each topology is once on each transport of a cluster.
+OTHERS = [
+    (topology, ("actors", "futures")[i % 2 == 0], (2, 5)[i // 2 % 2], i < 4, 2 - i % 2)
+    for i, topology in enumerate(TOPOLOGIES)
+]
 
 
-@pytest.mark.parametrize("case", DIAGONAL, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case in LONG else ())
+        for case in DIAGONAL
+    ],
+    ids=str,
+)
 def test_some_of_all(client: Any, case: Any) -> None:
     compare(client, case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [c for c in CASES if c not in DIAGONAL], ids=str)
+@pytest.mark.parametrize("case", OTHERS, ids=str)
+def test_more_of_all(client: Any, case: Any) -> None:
+    compare(client, case)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c not in DIAGONAL and c not in OTHERS], ids=str
+)
 def test_all(client: Any, case: Any) -> None:
     compare(client, case)
 
@@ -182,7 +204,7 @@ def test_stages() -> None:
     assert_same(result, wanted())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 def test_callback(client: Any, transport: str) -> None:
     seen: list[Any] = []
 
@@ -236,7 +258,7 @@ def test_deadline_before_there_is_anything(
         )
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 def test_interrupt(client: Any, transport: str) -> None:
     def callback(progress: Any) -> None:
         if progress.version == 3:
@@ -346,6 +368,7 @@ def test_two_fits_at_once(client: Any, transport: str) -> None:
     assert not on_worker._NODES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["futures", "actors"])
 def test_asynchronous(cluster: Any, transport: str) -> None:
     async def fit() -> Any:
@@ -362,13 +385,13 @@ def fit_in_a_task(transport: str) -> Any:
     return fitted(transport=transport, shards=2)
 
 
-@pytest.mark.parametrize("transport", ["futures", "actors"])
+@pytest.mark.parametrize("transport", MOSTLY[1:])
 def test_inside_a_task(client: Any, transport: str) -> None:
     future = client.submit(fit_in_a_task, transport, pure=False)
     assert_same(future.result(), wanted())
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", MOSTLY)
 def test_the_result_can_be_pickled(client: Any, transport: str) -> None:
     result = fitted(transport=transport, shards=3, gather=False)
     if transport != "local":
@@ -379,6 +402,7 @@ def test_the_result_can_be_pickled(client: Any, transport: str) -> None:
     assert some[:, 0].tolist() == pytest.approx([params[3, 0], 0.0, params[0, 0]])
 
 
+@pytest.mark.slow
 def test_rows_left_on_a_cluster_that_is_gone(cluster: Any) -> None:
     with Client(cluster):
         result = fitted(transport="futures", shards=2, gather=False)

@@ -473,6 +473,7 @@ def log_likelihood(params, X):
     return logsumexp(parts, axis=0).mean()
 
 
+@pytest.mark.slow
 def test_errors_fall_with_the_square_root_of_the_number_of_fits():
     """On average: in a single data set the errors of three means are a few numbers."""
     truth = mixture(15, k=3, d=3, apart=4.0)

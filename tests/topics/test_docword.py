@@ -7,10 +7,13 @@ from pathlib import Path
 
 import dask
 import dask.array as da
+import dask.bag
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from dask_em.models.topics.base import CorpusSummary
+from dask_em.models.topics.variational import VariationalLDA
 from dask_em.topics import (
     DaskSource,
     DocwordSource,
@@ -100,6 +103,47 @@ def test_what_is_wrong_is_said(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(ValueError, match=words):
         read_docword(path)
+
+
+def cut_off(folder, n_bytes=None):
+    """Write a file that ends early: whole lines are missing, or some bytes."""
+    path = folder / ("docword.txt" if n_bytes is None else "docword.txt.gz")
+    write_docword(path, corpus())
+    data = path.read_bytes()
+    path.write_bytes(
+        b"".join(data.splitlines(keepends=True)[:-20])
+        if n_bytes is None
+        else data[:-n_bytes]
+    )
+    return path
+
+
+@pytest.mark.parametrize("n_nodes", [1, 2, 7])
+def test_a_file_that_ends_early(tmp_path, n_nodes):
+    model = VariationalLDA(2)
+    words = r"docword\.txt has \d+ entries but its header says \d+; it may be cut"
+    with pytest.raises(ValueError, match=words):
+        parts = DocwordSource(cut_off(tmp_path)).cut(n_nodes)
+        blocks = [[loader.load() for loader in part] for part in parts]
+        blocks = pickle.loads(pickle.dumps(blocks))
+        model.check(sum(map(model.survey, blocks), CorpusSummary()))
+    for n_bytes in (8, 100):
+        with pytest.raises(ValueError, match=r"uncompressed .*; it may be cut off"):
+            read_docword(cut_off(tmp_path, n_bytes))
+
+
+def test_what_is_not_a_corpus(tmp_path):
+    words = "no such file; a string is the path of a docword file: 'the cat"
+    for text in ("the cat sat", "the cat " * 500):
+        with pytest.raises(FileNotFoundError, match=words):
+            as_corpus(text)
+    with pytest.raises(FileNotFoundError, match=r"missing'$"):
+        as_corpus(tmp_path / "missing")
+    for texts in (["a b", "c"], (["a"], ["b"]), np.array(["a b"])):
+        with pytest.raises(TypeError, match=r"got texts; .*CountVectorizer"):
+            as_corpus(texts)
+    with pytest.raises(TypeError, match=r"got a Dask Bag; .*HashingVectorizer"):
+        as_corpus(dask.bag.from_sequence(["a b", "c"]))
 
 
 def test_a_file_out_of_order_cannot_be_cut(tmp_path):

@@ -61,7 +61,9 @@ def test_numbers() -> None:
 
 
 @pytest.mark.parametrize("topology", ALL, ids=str)
-@pytest.mark.parametrize("n_nodes", [1, 2, 4])
+@pytest.mark.parametrize(
+    "n_nodes", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4]
+)
 def test_looks(topology: Any, n_nodes: int) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")

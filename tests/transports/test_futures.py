@@ -62,6 +62,7 @@ def test_contract(client: Any) -> None:
     check_transport(lambda: Futures(client))
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_contract_on_processes(processes: Any) -> None:
     with Client(processes) as client:
@@ -252,7 +253,8 @@ def test_nothing_grows_with_iterations(client: Any) -> None:
         if progress.version % 10 == 0:
             seen.append(client.run_on_scheduler(known))
 
-    result = fitted(data, client, tol=0.0, max_iter=60, callback=watch)
+    # pieces stay where they are: copies of those that move are tested below
+    result = fitted(data, client, tol=0.0, max_iter=60, callback=watch, hand_out=False)
     assert result.n_m_steps >= 60
     after, spans_after = client.run_on_scheduler(counts)
     new = [g for g in after - groups if "e_step-" in g]

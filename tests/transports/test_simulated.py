@@ -411,6 +411,7 @@ def test_a_transport_can_be_used_again():
     assert first.trace.time.tolist() == second.trace.time.tolist()
 
 
+@pytest.mark.slow
 def test_a_thousand_workers_take_seconds():
     rng = np.random.default_rng(0)
     many = rng.normal(size=(4000, 1))

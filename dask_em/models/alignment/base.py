@@ -30,6 +30,8 @@ Ids = NDArray[np.int64]
 FLOOR = 1e-12
 #: What is below it in an E-step with a prior could not be told from 0.
 TINY = 1e-60
+#: Whose digamma function is still told from infinity.
+LEAST_ALPHA = 1e-12
 
 
 def check_null(probability: float | None) -> None:
@@ -81,6 +83,11 @@ class AlignmentModel(SparseModel):
     def __post_init__(self) -> None:
         if not self.alpha >= 0:
             raise ValueError(f"alpha must be at least 0, not {self.alpha}")
+        if 0 < self.alpha < LEAST_ALPHA:
+            raise ValueError(
+                f"alpha must be 0 or at least {LEAST_ALPHA:g}, not {self.alpha:g}: "
+                "what is less cannot be computed with"
+            )
 
     # --------------------------------------------------------------- the data
 

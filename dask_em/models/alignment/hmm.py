@@ -22,6 +22,9 @@ __all__ = ["HMMModel"]
 Array = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
+#: What `max_jump` may be at most: work and messages grow with it.
+LONGEST_JUMP = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class HMMModel(AlignmentModel):
@@ -53,6 +56,7 @@ class HMMModel(AlignmentModel):
     null_probability : float or None, default=0.2
         :math:`p_0`; None to learn it.
     max_jump : int, default=7
+        100 at most.
     sweeps : int, default=20
 
     References
@@ -74,8 +78,11 @@ class HMMModel(AlignmentModel):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_null(self.null_probability)
-        if self.max_jump < 1:
-            raise ValueError(f"max_jump must be at least 1, not {self.max_jump}")
+        if not 1 <= self.max_jump <= LONGEST_JUMP:
+            raise ValueError(
+                f"max_jump must be from 1 to {LONGEST_JUMP}, not {self.max_jump}: all "
+                "longer jumps are equally likely"
+            )
 
     # Other parameters: NULL, not NULL, the jumps, and for every length l that occurs
     # somewhere the positions 0 to l to jump from, of which only counts are needed.
