@@ -11,14 +11,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from ..checkpoint import fingerprint_of
 from ..peers import iteration, ping, saved, setup
 from ..peers.program import MOST_NODES, Lost, Program
 from ..peers.source import Source
 from ..peers.table import DistributedTable
-from ..result import EMResult, Status, Trace, TraceLog
+from ..result import EMResult, Status
 from ..schedules.base import check_integer
 from ..sparse_model import SparseModel
 from ..stopping import Stopping
@@ -28,6 +26,7 @@ from ..transports import named_peers
 from ..transports.peers import PeerTransport
 from ..transports.runner import Interrupted
 from .managed import Control, Progress
+from .peer_log import PeerLog
 
 __all__ = ["PeerFit", "Stage", "fit_peers"]
 
@@ -129,10 +128,8 @@ def fit_peers(
             )
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {callback!r}.")
-    if (
-        gather not in (True, False, "auto")
-        or (isinstance(gather, int)
-        and not (isinstance(gather, bool)))
+    if gather not in (True, False, "auto") or (
+        isinstance(gather, int) and not (isinstance(gather, bool))
     ):
         raise ValueError(f"gather must be True, False or 'auto', got {gather!r}.")
     saved.check_places(checkpoint, resume)
@@ -184,7 +181,7 @@ class PeerFit:
         self._summary: Any = None
         self._plan: Plan | None = None
         self._losses = 0
-        self._log = _Log()
+        self._log = PeerLog()
         self._target: saved.Shelf | None = None
         self._saved = -1
         self._kept = 0.0
@@ -479,7 +476,7 @@ class PeerFit:
         if not self._log.has_parameters:
             return
         (held,) = await self._run([iteration.ShowSnapshots()])
-        links_of = _snapshot_to_use(held, self._n)
+        links_of = iteration.snapshot_to_use(held, self._n)
         if links_of is None:
             self._log.forget()
             await self._begin()
@@ -551,93 +548,7 @@ class PeerFit:
         )
 
 
-class _Log:
-    """How a fit went: bounds by version, and where stages began."""
-
-    def __init__(self) -> None:
-        #: Bound before and after each iteration, and when it was.
-        self._rows: list[tuple[float, float, float]] = []
-        #: Version at which this run began, if it was resumed.
-        self._base = 0
-        self.stage_began = [0]
-        self.bound = math.nan
-        self.gain = math.inf
-        self.has_parameters = False
-        self.n_losses = 0
-
-    @property
-    def version(self) -> int:
-        """M-steps made."""
-        return self._base + len(self._rows)
-
-    @property
-    def stage(self) -> int:
-        """Number of the present stage."""
-        return len(self.stage_began) - 1
-
-    def begin(self, bound: float, point: saved.Point | None) -> None:
-        """Book the bound at the start."""
-        self.forget()
-        if point is not None:
-            self._base, self.stage_began = point.version, list(point.stage_began)
-        self.bound, self.has_parameters = bound, True
-
-    def add(self, bound: float, seconds: float) -> None:
-        """Book an iteration."""
-        self._rows.append((self.bound, bound, seconds))
-        self.gain, self.bound = bound - self.bound, bound
-
-    def next_stage(self, bound: float) -> None:
-        """Book the bound of the next stage's model."""
-        self.stage_began.append(self.version)
-        self.bound, self.gain = bound, math.inf
-
-    def forget(self) -> None:
-        """Forget all."""
-        self._rows.clear()
-        self.stage_began = [0]
-        self.gain = math.inf
-
-    def go_back(self, version: int) -> None:
-        """Forget what came after a version."""
-        del self._rows[max(version - self._base, 0) :]
-        self.stage_began = [v for v in self.stage_began if v <= version]
-        self.gain = math.inf
-
-    def rebound(self, bound: float) -> None:
-        """Book the bound where one has gone back to."""
-        self.bound = bound
-        if self._rows and self.stage_began[-1] < self.version:
-            self.gain = bound - self._rows[-1][0]
-
-    def trace(self, n_nodes: int) -> Trace:
-        """Return the log as a trace: every node reports once for each M-step."""
-        log = TraceLog(n_nodes)
-        current = np.zeros(n_nodes, dtype=np.int32)
-        for i, (before, after, seconds) in enumerate(self._rows, self._base + 1):
-            log.add(current, i, seconds, float(i), before, after, n_nodes, 0, 0, 0)
-        return log.trace()
-
-
 def _added(parts: Any) -> Any:
     """Add up what several nodes have; helpers have None."""
     found = [part for part in parts if part is not None]
     return functools.reduce(lambda a, b: a + b, found)
-
-
-def _snapshot_to_use(
-    held: Sequence[Any], n_nodes: int
-) -> tuple[int, tuple[tuple[int, int], ...]] | None:
-    """Return the newest version that there is of all nodes, and who has to send it."""
-    versions = {v for have in held for _, v in have}
-    for version in sorted(versions, reverse=True):
-        links = []
-        for k in range(n_nodes):
-            holders = [i for i, have in enumerate(held) if (k, version) in have]
-            if not holders:
-                break
-            if k not in holders:
-                links.append((holders[0], k))
-        else:
-            return version, tuple(links)
-    return None

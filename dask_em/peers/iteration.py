@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "Traffic",
     "exchange",
     "iteration",
+    "snapshot_to_use",
 ]
 
 
@@ -228,6 +230,24 @@ class ShowSnapshots(Step):
     def run(self, node: Node) -> set[tuple[int, int]]:
         """Return nodes and versions."""
         return set(node.snapshots)
+
+
+def snapshot_to_use(
+    held: Sequence[Any], n_nodes: int
+) -> tuple[int, tuple[tuple[int, int], ...]] | None:
+    """Return the newest version that there is of all nodes, and who has to send it."""
+    versions = {v for have in held for _, v in have}
+    for version in sorted(versions, reverse=True):
+        links = []
+        for k in range(n_nodes):
+            holders = [i for i, have in enumerate(held) if (k, version) in have]
+            if not holders:
+                break
+            if k not in holders:
+                links.append((holders[0], k))
+        else:
+            return version, tuple(links)
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
