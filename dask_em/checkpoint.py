@@ -99,7 +99,7 @@ def fingerprint_of(model: Any, summary: Any) -> dict[str, Any]:
         found["settings"] = {
             name: value
             for name, (value, _) in settings.items()
-            if value is None or isinstance(value, (str, int, float, bool))
+            if isinstance(value, (str, int, float, bool))
         } | {
             name: repr(value)
             for name, (value, compare) in settings.items()

@@ -37,10 +37,20 @@ def expected(estimator):
         *(GaussianMixture(covariance_type=kind) for kind in TYPES),
         LinearMixedModel(),
         MixtureOfExpertsRegressor(),
-        MixtureOfExpertsRegressor(family="student_t", gate="constant"),
         MixtureOfExpertsClassifier(),
     ],
     expected_failed_checks=expected,
 )
 def test_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@parametrize_with_checks(
+    [MixtureOfExpertsRegressor(family="student_t", gate="constant")],
+    expected_failed_checks=expected,
+)
+def test_scikit_learn_with_settings(estimator, check):
     check(estimator)

@@ -609,8 +609,20 @@ BAD_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("kind", BAD_TEXTS)
-@pytest.mark.parametrize("transport", ["local", "futures", "actors"])
+@pytest.mark.parametrize(
+    ("kind", "transport"),
+    [
+        pytest.param(
+            kind,
+            transport,
+            marks=()
+            if transport == "local" or kind in ("numbers", "nothing")
+            else pytest.mark.slow,
+        )
+        for transport in ("local", "futures", "actors")
+        for kind in BAD_TEXTS
+    ],
+)
 def test_what_is_no_bitext(client, tmp_path, kind, transport):
     """Errors arrive soon, wherever they were raised."""
     data, error, complaint = bad_text(kind, tmp_path)
@@ -720,8 +732,13 @@ def test_a_client_that_is_closed(cluster):
             use()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("transport", ["auto", "actors"])
+@pytest.mark.parametrize(
+    "transport",
+    [
+        pytest.param("auto", marks=pytest.mark.slow),
+        pytest.param("actors", marks=pytest.mark.soak),
+    ],
+)
 def test_asynchronous(cluster, transport):
     from distributed import Client
 
@@ -740,8 +757,13 @@ def test_asynchronous(cluster, transport):
 
 
 @pytest.mark.cluster
-@pytest.mark.chaos
-@pytest.mark.parametrize("transport", ["futures", "actors"])
+@pytest.mark.parametrize(
+    "transport",
+    [
+        pytest.param("futures", marks=pytest.mark.chaos),
+        pytest.param("actors", marks=pytest.mark.soak),
+    ],
+)
 def test_a_worker_killed_in_mid_fit(processes, transport):
     from distributed import Client
 
@@ -844,8 +866,7 @@ TOPOLOGIES = (
     *("owner_sharded", "junction_tree", "all_pairs"),
     *("map_reduce", "star", "tree"),
 )
-#: All on threads; on Dask each topology once by each transport.
-CASES = [
+CASES = [  # all on threads; on Dask each topology once by each transport
     ("local", n_nodes, topology) for n_nodes in (2, 4, 8, 20) for topology in TOPOLOGIES
 ]
 for first, transport in enumerate(("futures", "actors")):
@@ -853,6 +874,9 @@ for first, transport in enumerate(("futures", "actors")):
         (transport, (2, 4, 8)[(first + k) % 3], topology)
         for k, topology in enumerate(TOPOLOGIES)
     ]
+#: One on Dask by each transport, and the others on the most nodes.
+SOME = [("futures", 4, "junction_tree"), ("actors", 4, "owner_sharded")]
+SOME += [("local", 20, topology) for topology in ("junction_tree", "owner_sharded")]
 #: Each topology once, each number of nodes.
 QUICK = [
     ("local", (2, 4, 8, 20)[k % 4], topology) for k, topology in enumerate(TOPOLOGIES)
@@ -866,9 +890,15 @@ def test_hansards_on_some_nodes(one_node, transport, n_nodes, topology):
 
 
 @pytest.mark.data
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("transport", "n_nodes", "topology"), [case for case in CASES if case not in QUICK]
+    ("transport", "n_nodes", "topology"),
+    [
+        pytest.param(
+            *case, marks=pytest.mark.slow if case in SOME else pytest.mark.soak
+        )
+        for case in CASES
+        if case not in QUICK
+    ],
 )
 def test_hansards_on_nodes(client, one_node, transport, n_nodes, topology):
     compare_on_hansards(one_node, transport, n_nodes, topology)

@@ -114,9 +114,14 @@ def test_nodes_on_a_cluster_do_too(processes: Any, topology: Any, kind: Any) -> 
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
-@pytest.mark.parametrize("shards", [2, 4])
+@pytest.mark.parametrize(
+    "shards",
+    [
+        pytest.param(2, marks=pytest.mark.soak),
+        pytest.param(4, marks=pytest.mark.slow),
+    ],
+)
 def test_bytes_between_workers(processes: Any, topology: Any, shards: int) -> None:
     """Statistics travel once, as bare numbers; the client sees none of them."""
     size, step = 400_000, 150_000

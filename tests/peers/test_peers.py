@@ -237,7 +237,7 @@ def test_deadline(client: Any, transport: str) -> None:
         model=SlowLexicon(0.05),
         transport=transport,
         shards=2,
-        deadline=0.7,
+        deadline=2.0 if transport == "futures" else 0.7,
         max_iter=10**6,
     )
     assert result.status == "deadline"

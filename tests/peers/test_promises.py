@@ -210,6 +210,7 @@ def test_a_save_that_fails_costs_no_fit(tmp_path: Any, monkeypatch: Any) -> None
 # --------------------------------------------------------------------------- clusters
 
 
+@pytest.mark.slow
 def test_parameters_on_a_worker_that_is_gone() -> None:
     from clusters import local_cluster
     from distributed import Client
