@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -203,6 +204,7 @@ class PeerFit:
 
     async def _set_up(self) -> None:
         """Let every node know what it holds and whom to send what."""
+        await self._in_time(self.transport.install(), "data were brought to nodes")
         known = self._summary
         if known is None:
             found = await self._run(setup.survey(self._model, self._n))
@@ -355,7 +357,8 @@ class PeerFit:
         """Return where to resume, if so; and see to it that checkpoints can be."""
         if self.checkpoint is None and not self.resume:
             return None
-        resumed = self.checkpoint if self.resume in (None, True) else self.resume
+        own = self.resume is None or isinstance(self.resume, bool)
+        resumed = self.checkpoint if own else self.resume
         (sums,) = await self._run([saved.Checksum()])
         fingerprint = {
             "models": [fingerprint_of(s.model, self._summary) for s in self.stages],
@@ -364,6 +367,11 @@ class PeerFit:
         }
         self._shelf = saved.Shelf(resumed, fingerprint)
         point = None
+        if (
+            self._saved >= 0 and self._target is not None
+        ):  # after a loss: this fit's own
+            self._shelf = self._target
+            return self._shelf.load()
         if self.resume and not (self.resume is True and not self._shelf.exists()):
             point = self._shelf.load()
             self._resumed_from = str(resumed)
@@ -384,15 +392,20 @@ class PeerFit:
         shelf, log = self._target, self._log
         if shelf is None or log.version == self._saved:
             return
+        folder = None
         try:
             folder = shelf.new_folder()
             began = tuple(log.stage_began)
             point = saved.Point(log.version, began, log.bound, folder, self._n)
             await self._run([saved.Save(shelf.location, folder)])
             shelf.put(point)
-        except OSError as error:  # the fit is worth more than its copy
+            folder, self._saved = None, log.version
+        except (OSError, ValueError) as error:  # the fit is worth more than its copy
             logger.warning("no checkpoint was saved in %s: %s", shelf.location, error)
-        self._saved = log.version
+        finally:
+            if folder is not None:
+                with contextlib.suppress(OSError):
+                    shelf.drop(folder)
 
     async def _iterate(self) -> None:
         """Exchange statistics, make the M-step everywhere, and the next E-step."""
@@ -486,11 +499,12 @@ class PeerFit:
             if not ahead:
                 self._log.go_back(version)
             stage = self.stages[self._log.stage]
+            afresh = version == self._log.stage_began[-1] > 0
             *_, bounds = await self._run(
                 [
                     iteration.ReturnSnapshots(links, version),
                     iteration.RollBack(version),
-                    iteration.EStep(stage.model),
+                    iteration.EStep(stage.model, afresh),
                 ]
             )
             bound = self._sum(bounds)
@@ -498,6 +512,7 @@ class PeerFit:
                 self._log.add(bound, time.monotonic() - self._began)
             else:
                 self._log.rebound(bound)
+        self._kept = -math.inf  # copies that others kept may be gone
 
     # ----------------------------------------------------------------------- result
 

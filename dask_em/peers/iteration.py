@@ -36,7 +36,7 @@ class Begin(Step):
 
     def run(self, node: Node) -> bool:
         """Say whether there are statistics to be exchanged."""
-        node.version, node.local = 0, None
+        node.version, node.local, node.stats = 0, None, None
         node.snapshots = {}
         if node.is_helper:
             return False

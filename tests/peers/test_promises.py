@@ -242,3 +242,44 @@ def test_a_clone_keeps_its_client(client: Any) -> None:
 
     for kind in (Actors, Futures):
         assert clone(IBMModel1(transport=kind(client))).transport._given is client
+
+
+@pytest.mark.parametrize("transport", ["futures", "actors"])
+def test_a_recovery_that_is_spoilt(
+    client: Any, monkeypatch: Any, transport: str
+) -> None:
+    """What a first attempt to bring nodes to workers has left out is made good."""
+    from dask_em.peers.program import Lost
+    from dask_em.transports.peers import cluster
+
+    install, calls = cluster.ClusterPeers._install, []
+
+    async def spoilt(self: Any, nodes: Any) -> None:
+        calls.append(list(nodes))
+        if len(calls) < 3:
+            raise Lost("on the way")
+        await install(self, nodes)
+
+    monkeypatch.setattr(cluster.ClusterPeers, "_install", spoilt)
+    result = fitted(transport=transport, deadline=60)
+    assert calls == [[0, 1, 2, 3]] * 3 and result.settings["losses"] == 2
+    np.testing.assert_allclose(
+        result.params.gather()[1], reference(PAIRS, 3)[1], rtol=1e-9
+    )
+
+
+def test_a_reducer_that_begins_again() -> None:
+    """It keeps nothing of what it was sent before."""
+    from dask_em.peers.iteration import Begin
+    from dask_em.peers.node import Node
+
+    node = Node(2, 2)
+    node.stats = np.ones((3, 1))
+    Begin(LexiconModel(), 0).run(node)
+    assert node.stats is None
+
+
+def test_beginning_anew_beside_a_checkpoint(tmp_path: Any) -> None:
+    fitted(max_iter=2, checkpoint=tmp_path)
+    again = fitted(max_iter=4, checkpoint=tmp_path, resume=False)
+    assert len(again.trace) == 4 and again.resumed_from is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import uuid
 from typing import Any
 
 from ...peers.program import Lost, Program
@@ -90,13 +91,18 @@ class ActorPeers(ClusterPeers):
 
     kind = "actors"
 
-    async def open(self, source: Any, n_nodes: int | None) -> int:
-        """Put the nodes on the workers, and an actor on each."""
-        found = await super().open(source, n_nodes)
-        await self.unless_lost(self._connect())
-        return found
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self._futures: list[Any] = []
+        self._actors: dict[str, Any] = {}
 
     async def _connect(self) -> None:
+        """Put an actor on each worker, in place of those there were."""
+        if self._futures:
+            await self._stop()  # whoever is left may still wait for those who are lost
+        await self.unless_lost(self._start())
+
+    async def _start(self) -> None:
         addresses = sorted(set(self.places))
         self._futures = [
             self._client.submit(
@@ -104,19 +110,15 @@ class ActorPeers(ClusterPeers):
                 self._fit,
                 actor=True,
                 workers=[address],
-                key=f"peer_host-{self._fit}-{self._runs}-{i}",
+                key=f"peer_host-{self._fit}-{uuid.uuid4().hex[:8]}",
                 pure=False,
             )
-            for i, address in enumerate(addresses)
+            for address in addresses
         ]
         actors = await asyncio.gather(*(_result(f) for f in self._futures))
         self._actors = dict(zip(addresses, actors, strict=True))
         homes = dict(enumerate(self.places))
         await asyncio.gather(*(a.connect(homes, self._actors) for a in actors))
-
-    async def _reconnect(self, lost: frozenset[int]) -> None:
-        await self._stop()  # whoever is left may still wait for those who are lost
-        await self.unless_lost(self._connect())
 
     async def _run(self, run: int, program: Program) -> list[list[Any]]:
         found = await asyncio.gather(
@@ -126,16 +128,18 @@ class ActorPeers(ClusterPeers):
         return [results[k] for k in range(self._n_nodes + 1)]
 
     async def _stop(self) -> None:
-        with contextlib.suppress(TimeoutError, OSError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await asyncio.gather(*map(_closed, self._actors.values()))
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(5):
                 # proxies, here and on workers, are in cycles and would keep them
                 await self._client.cancel(self._futures, force=True)
         self._futures, self._actors = [], {}
 
     async def close(self) -> None:
         """Stop the actors."""
-        if hasattr(self, "_actors"):
+        if self._futures:
             await self._stop()
         await super().close()
 

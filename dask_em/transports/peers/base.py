@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from ...peers.program import Program
 from ...peers.source import Source
@@ -29,10 +30,14 @@ class PeerTransport(ABC):
 
     @abstractmethod
     async def open(self, source: Source, n_nodes: int | None) -> int:
-        """Put a node with some of the data on each worker; return how many have data.
+        """Choose places for nodes; return how many have data.
 
         `n_nodes` is the user's wish, or None to let the transport choose.
         """
+
+    @abstractmethod
+    async def install(self) -> None:
+        """Put the nodes in their places, with their data, if they are not there."""
 
     @abstractmethod
     async def run(self, program: Program) -> list[list[Any]]:
@@ -50,11 +55,8 @@ class PeerTransport(ABC):
         """
 
     @abstractmethod
-    async def recover(self) -> frozenset[int]:
-        """Make the nodes that were lost anew, without what they had computed.
-
-        Return which ones.
-        """
+    async def recover(self) -> None:
+        """Make the nodes that were lost anew, without what they had computed."""
 
     @abstractmethod
     async def export(self) -> list[Any]:
@@ -73,15 +75,18 @@ class PeerTransport(ABC):
 
     @property
     def looked_after(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of a node with data and one on another worker, to keep its copy."""
+        """Pairs of a node with data and one elsewhere, to keep its copy.
+
+        Elsewhere is on another host if there is one, else on another worker.
+        """
         n_nodes = len(self.places) - 1
+        hosts = [urlsplit(place).hostname for place in self.places]
         pairs = []
         for k in range(n_nodes):
-            for step in range(1, n_nodes):
-                other = (k + step) % n_nodes
-                if self.places[other] != self.places[k]:
-                    pairs.append((k, other))
-                    break
+            others = [(k + step) % n_nodes for step in range(1, n_nodes)]
+            far = [j for j in others if hosts[j] != hosts[k]]
+            far += [j for j in others if self.places[j] != self.places[k]]
+            pairs += [(k, j) for j in far[:1]]
         return tuple(pairs)
 
     def drive(

@@ -79,6 +79,7 @@ class ClusterPeers(PeerTransport):
             self._span = dask.get_annotations()["span"]
         self._runs = 0
         self.places = ()
+        self._missing: frozenset[int] = frozenset()
         self._workers: dict[str, int] = {}
         #: What tells a worker from another one that came to its address, now and
         #: when nodes were put there.
@@ -100,7 +101,7 @@ class ClusterPeers(PeerTransport):
         # the helper goes where there is most room
         idle = min(sorted(self._workers), key=homes.count)
         self._settle((*homes, idle))
-        await self._install(range(n_nodes + 1))
+        self._missing = frozenset(range(n_nodes + 1))
         return n_nodes
 
     def _settle(self, places: tuple[str, ...]) -> None:
@@ -123,8 +124,17 @@ class ClusterPeers(PeerTransport):
                 logger.warning("waiting for a Dask worker: the cluster has none")
             await asyncio.sleep(0.02)
 
+    async def install(self) -> None:
+        """Make the nodes that are missing on their workers, with their data."""
+        if self._missing:
+            await self._install(sorted(self._missing))
+            await self._connect()
+            self._missing = frozenset()
+
+    async def _connect(self) -> None:
+        """Get ready to run programs, now that all nodes are there."""
+
     async def _install(self, nodes: Sequence[int]) -> None:
-        """Make nodes on their workers, with their data."""
         cut = await asyncio.to_thread(self._source.cut, self._n_nodes)
         parts = [*cut, []]
         made, sent = [], []
@@ -166,7 +176,7 @@ class ClusterPeers(PeerTransport):
                 fn, *args, key=key, pure=False, workers=[address], retries=0
             )
 
-    async def recover(self) -> frozenset[int]:
+    async def recover(self) -> None:
         """Put lost nodes on the workers there are."""
         await self._until_workers()
         there = dict(self._workers)
@@ -174,14 +184,11 @@ class ClusterPeers(PeerTransport):
         places = list(self.places)
         for k in sorted(lost):
             places[k] = min(sorted(there), key=lambda a: places.count(a) / there[a])
+        # those of a recovery that was itself spoilt are missing still
+        self._missing |= lost
         self._settle(tuple(places))
         self._changed.clear()
-        await self._install(sorted(lost))
-        await self._reconnect(lost)
-        return lost
-
-    async def _reconnect(self, lost: frozenset[int]) -> None:
-        """Get ready to go on after nodes have moved."""
+        await self.install()
 
     async def _watch_workers(self) -> None:
         """Keep track of the workers; give up on a scheduler that has gone."""
@@ -235,7 +242,9 @@ class ClusterPeers(PeerTransport):
                 await asyncio.wait({changed}, timeout=_NEWS)
                 if self._broken is not None:
                     raise self._broken from error
-                if not self._changed.is_set() and not isinstance(error, (*LOST, Lost)):
+                if not self._changed.is_set() and not isinstance(
+                    error, (*LOST, Lost, PartGone)
+                ):
                     raise
                 raise Lost("a worker was lost") from error
         finally:
@@ -302,6 +311,10 @@ def release(futures: Sequence[Any]) -> None:
         future.release()
 
 
+class PartGone(RuntimeError):
+    """A part of the parameters that was left on a worker is gone with it."""
+
+
 class Remote:
     """Something on the cluster, to be fetched when it is wanted."""
 
@@ -320,7 +333,7 @@ class Remote:
                     return found
                 states = await client.scheduler.get_task_status(keys=[key])
                 if states[key] in ("no-worker", None):  # it can be made nowhere else
-                    raise RuntimeError(
+                    raise PartGone(
                         "a worker that kept a part of the parameters is gone; fit "
                         "again, with gather=True or a checkpoint."
                     )
@@ -338,9 +351,9 @@ def _tells_of_a_loss(error: BaseException) -> bool:
     """Whether an error may follow from the loss of a worker."""
     if is_own(error) or isinstance(error, (FileNotFoundError, PermissionError)):
         return False
-    if isinstance(error, RuntimeError):
+    if isinstance(error, RuntimeError) and not isinstance(error, PartGone):
         return str(error).startswith("Worker holding Actor")
-    return isinstance(error, (*LOST, Lost, OSError))
+    return isinstance(error, (*LOST, Lost, OSError, PartGone))
 
 
 async def finished(futures: Sequence[Any]) -> None:

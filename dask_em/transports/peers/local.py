@@ -54,9 +54,11 @@ class LocalPeers(PeerTransport):
         results = await self._host.run(self._runs, program)
         return [list(r) for r in zip(*results.values(), strict=True)]
 
-    async def recover(self) -> frozenset[int]:
+    async def install(self) -> None:
+        """Do nothing: they are where they are made."""
+
+    async def recover(self) -> None:
         """Do nothing: nothing is ever lost."""
-        return frozenset()
 
     async def export(self) -> list[Any]:
         """Return what nodes count."""
