@@ -64,7 +64,7 @@ def test_own_model_finds_the_rates(exponential_mixture, waits, schedule, transpo
     np.testing.assert_allclose(result.log_likelihood, np.log(density).sum(), rtol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # CI runs it by the command of the README
 @pytest.mark.cluster
 @pytest.mark.timeout(120)
 def test_quickstart(monkeypatch, tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_quickstart(monkeypatch, tmp_path, capsys):
     assert (tmp_path / "quickstart_bound.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.cluster
 @pytest.mark.timeout(180)
 def test_movielens(monkeypatch, tmp_path):

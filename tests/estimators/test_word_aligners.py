@@ -760,7 +760,7 @@ def test_asynchronous(cluster, transport):
 @pytest.mark.parametrize(
     "transport",
     [
-        pytest.param("futures", marks=pytest.mark.chaos),
+        pytest.param("futures", marks=pytest.mark.soak),
         pytest.param("actors", marks=pytest.mark.soak),
     ],
 )

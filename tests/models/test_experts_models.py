@@ -508,10 +508,10 @@ def test_promises(name, design):
     [
         ("multinomial", APART),
         ("t", APART),
-        pytest.param("t", SHARED, marks=pytest.mark.slow),
-        pytest.param("t", CONSTANT, marks=pytest.mark.slow),
-        pytest.param("two t", SHARED, marks=pytest.mark.slow),
-        pytest.param("multinomial", SHARED, marks=pytest.mark.slow),
+        pytest.param("t", SHARED, marks=pytest.mark.soak),
+        pytest.param("t", CONSTANT, marks=pytest.mark.soak),
+        pytest.param("two t", SHARED, marks=pytest.mark.soak),
+        pytest.param("multinomial", SHARED, marks=pytest.mark.soak),
     ],
 )
 def test_promises_of_slow_families(name, design):
@@ -563,7 +563,7 @@ def test_every_schedule_ends_alike(name, transport):
     ends_alike(name, SHARED, transport)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("transport", [lambda: Local(2), rough], ids=["local", "rough"])
 @pytest.mark.parametrize(
     ("name", "design"),
@@ -585,7 +585,9 @@ def test_every_schedule_ends_alike_for_all(name, design, transport):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("acceleration", [None, "anderson", "squarem"])
+@pytest.mark.parametrize(
+    "acceleration", [None, "anderson", pytest.param("squarem", marks=pytest.mark.soak)]
+)
 @ALL
 def test_the_bound_never_falls(name, acceleration):
     X, y = smooth(name)

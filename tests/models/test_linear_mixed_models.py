@@ -51,7 +51,9 @@ def made(name, reml, algorithm="px_ecme"):
     [
         ("slopes", True),
         *(
-            pytest.param(name, reml, marks=pytest.mark.slow)
+            pytest.param(
+                name, reml, marks=pytest.mark.soak if reml else pytest.mark.slow
+            )
             for name in TERMS
             for reml in (False, True)
             if (name, reml) != ("slopes", True)
