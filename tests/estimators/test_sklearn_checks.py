@@ -37,7 +37,6 @@ def expected(estimator):
         *(GaussianMixture(covariance_type=kind) for kind in TYPES),
         LinearMixedModel(),
         MixtureOfExpertsRegressor(),
-        MixtureOfExpertsClassifier(),
     ],
     expected_failed_checks=expected,
 )
@@ -49,8 +48,11 @@ def test_scikit_learn(estimator, check):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @parametrize_with_checks(
-    [MixtureOfExpertsRegressor(family="student_t", gate="constant")],
+    [
+        MixtureOfExpertsClassifier(),
+        MixtureOfExpertsRegressor(family="student_t", gate="constant"),
+    ],
     expected_failed_checks=expected,
 )
-def test_scikit_learn_with_settings(estimator, check):
+def test_scikit_learn_at_length(estimator, check):
     check(estimator)
