@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,10 @@ __all__ = ["DiagonalModel", "Model2"]
 
 Array = NDArray[np.float64]
 Ids = NDArray[np.int64]
+
+
+#: Positions of a run of shapes.
+_POSITIONS = 500_000
 
 
 class _Positional(AlignmentModel):
@@ -206,16 +211,10 @@ class DiagonalModel(_Positional):
         counts[1] = (found * here.distance).sum() + (nulls * expected).sum()
 
     def _estimate(self, other: Array, counts: Array, prepared: PreparedBitext) -> Array:
-        shapes = prepared.summary.shapes
-        everywhere = Positions.of(shapes)
         null = self.null_probability
         if null is None:
             null = counts[0] / prepared.summary.n_tokens
-        n = np.array(
-            [shapes[length, m] for length, m in everywhere.shapes.tolist()], float
-        )
-        weights = np.repeat(n, everywhere.shapes[:, 1])
-        return np.array([null, _tension(counts[1], everywhere, weights, other[1])])
+        return np.array([null, _tension(counts[1], prepared.summary.shapes, other[1])])
 
 
 def _per_token(values: Array, positions: Positions) -> Array:
@@ -232,26 +231,44 @@ def _diagonal(positions: Positions, tension: float) -> Array:
     return p / np.repeat(_per_token(p, positions), lengths)
 
 
+def _moments(shapes: Ids, n_pairs: Array, tension: float) -> tuple[float, float]:
+    """Return the expected sum of distances over all target tokens, and its variance.
+
+    Shapes are taken a run at a time, so that memory does not grow with their number.
+    """
+    sizes = shapes[:, 1] * (shapes[:, 0] + 1)
+    run = np.cumsum(sizes) // _POSITIONS
+    mean_sum = variance = 0.0
+    for part in np.split(np.arange(len(shapes)), np.flatnonzero(np.diff(run)) + 1):
+        here = Positions(shapes[part])
+        weights = np.repeat(n_pairs[part], here.shapes[:, 1])
+        weighted = _diagonal(here, tension) * here.distance
+        mean = _per_token(weighted, here)
+        square = _per_token(weighted * here.distance, here)
+        mean_sum += float((weights * mean).sum())
+        variance += float((weights * (square - mean**2)).sum())
+    return mean_sum, variance
+
+
 def _tension(
-    total: float, positions: Positions, weights: Array, before: float
+    total: float, counts: Mapping[tuple[int, int], int], before: float
 ) -> float:
     """Return the tension at which the expected sum of distances is `total`.
 
     The sum falls with the tension, by the variance of the distances, so that is the
     maximum of a concave function; Newton's method, with a bracket for its steps.
     """
+    shapes = np.array(sorted(counts), dtype=np.int64).reshape(-1, 2)
+    n_pairs = np.array([counts[length, m] for length, m in shapes.tolist()], float)
     low, high = 0.0, 100.0
     x = min(max(before, low), high)
     for _ in range(60):
-        p = _diagonal(positions, x)
-        mean = _per_token(p * positions.distance, positions)
-        square = _per_token(p * positions.distance**2, positions)
-        excess = float((weights * mean).sum()) - total
+        mean, slope = _moments(shapes, n_pairs, x)
+        excess = mean - total
         if excess > 0:
             low = x
         else:
             high = x
-        slope = float((weights * (square - mean**2)).sum())
         step = excess / slope if slope > 0 else 0.0
         if abs(step) <= 1e-10 * (1.0 + x):
             break
