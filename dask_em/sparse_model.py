@@ -61,6 +61,48 @@ class SparseModel(ABC):
     ----------
     Wolfe, J., Haghighi, A., Klein, D. (2008). Fully distributed EM for very large
     datasets. ICML 2008, 1184-1191.
+
+    Examples
+    --------
+    Shares of words, whose sum is a statistic too, with the id 99:
+
+    >>> import dataclasses
+    >>> import numpy as np
+    >>> from dask_em import SparseModel, fit_em
+    >>> from dask_em.sparse_model import Start
+    >>> @dataclasses.dataclass
+    ... class Seen:
+    ...     weight: int
+    ...
+    ...     def __add__(self, other):
+    ...         return Seen(self.weight + other.weight)
+    >>> class Shares(SparseModel):
+    ...     def survey(self, blocks):
+    ...         return Seen(sum(len(block) for block in blocks))
+    ...
+    ...     def prepare(self, blocks, summary):
+    ...         words = [word for block in blocks for word in block]
+    ...         ids, counts = np.unique(words, return_counts=True)
+    ...         counts = np.append(counts, counts.sum())
+    ...         return np.append(ids, 99), counts[:, None]
+    ...
+    ...     def support(self, prepared):
+    ...         return prepared[0]
+    ...
+    ...     def start(self, prepared, counted, summary, seed):
+    ...         return Start(stats=prepared[1])
+    ...
+    ...     def e_step(self, params, prepared, local=None):
+    ...         _, counts = prepared
+    ...         bound = counts[:-1, 0] @ np.log(params[:-1, 0])
+    ...         return counts, bound, None
+    ...
+    ...     def m_step(self, params, stats, prepared):
+    ...         return stats / stats[-1]
+    >>> result = fit_em(Shares(), [3, 5, 3, 8], shards=2, max_iter=1, tol=0)
+    >>> ids, shares = result.params.gather()
+    >>> ids.tolist(), shares.ravel().tolist()
+    ([3, 5, 8, 99], [0.5, 0.25, 0.25, 1.0])
     """
 
     #: Numbers per statistic.

@@ -35,6 +35,13 @@ class Gold:
     ------
     ValueError
         If they are of different numbers of pairs.
+
+    Examples
+    --------
+    >>> from dask_em.alignment import Gold
+    >>> gold = Gold(sure=[[(0, 0)]], possible=[[(1, 1)]])
+    >>> gold.possible.to_pharaoh()
+    ['0-0 1-1']
     """
 
     sure: Alignments
@@ -71,6 +78,17 @@ def read_gold(path: str | os.PathLike[str], n_pairs: int | None = None) -> Gold:
     ------
     ValueError
         If a line has neither format, or a link is of a pair beyond `n_pairs`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from dask_em.alignment import read_gold
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "gold.txt"
+    ...     _ = path.write_text("0-0 1?2")
+    ...     gold = read_gold(path)
+    >>> gold.sure.to_pharaoh(), gold.possible.to_pharaoh()
+    (['0-0'], ['0-0 1-2'])
     """
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     first = next((line for line in lines if line.strip()), "")

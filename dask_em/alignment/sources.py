@@ -147,6 +147,17 @@ class FileSource(Source):
         its translation's number of lines.
     FileNotFoundError
         If there are no such files.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from dask_em.alignment import FileSource
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = [pathlib.Path(folder) / name for name in ("en", "fr")]
+    ...     for path in paths:
+    ...         _ = path.write_text("one two")
+    ...     FileSource(*paths).n_rows
+    1
     """
 
     def __init__(self, source: Path | Sequence[Path], target: Path | Sequence[Path]):
@@ -213,6 +224,14 @@ class BagSource(Collection):
     Parameters
     ----------
     collection : dask.bag.Bag of pairs, or dask.dataframe.DataFrame with two columns
+
+    Examples
+    --------
+    >>> import dask.bag as db
+    >>> from dask_em.alignment import BagSource
+    >>> bag = db.from_sequence([("a", "b"), ("c", "d")], npartitions=2)
+    >>> len(BagSource(bag).blocks())
+    2
     """
 
     def blocks(self) -> list[Any]:

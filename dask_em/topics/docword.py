@@ -364,6 +364,16 @@ def write_docword(path: PathLike, X: Any) -> None:
     ------
     ValueError
         If they are something else.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from dask_em.topics import read_docword, write_docword
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "docword.txt"
+    ...     write_docword(path, [[2, 0], [1, 3]])
+    ...     read_docword(path).toarray().tolist()
+    [[2.0, 0.0], [1.0, 3.0]]
     """
     counts = sp.coo_array(sp.csr_array(X))
     data = np.asarray(counts.data)
@@ -395,6 +405,16 @@ def read_vocab(path: PathLike) -> list[str]:
     Returns
     -------
     list of str
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from dask_em.topics import read_vocab
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "vocab.txt"
+    ...     _ = path.write_text("tea")
+    ...     read_vocab(path)
+    ['tea']
     """
     with opened(Path(path)) as file:
         return file.read().decode("utf-8").splitlines()

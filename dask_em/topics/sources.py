@@ -196,6 +196,16 @@ class DocwordSource(Corpus):
     path : path
         Of a file that all workers see. Parts of a plain file are read from where they
         are; to reach a part of one compressed by gzip all before it is read, too.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from dask_em.topics import DocwordSource, write_docword
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "docword.txt"
+    ...     write_docword(path, [[2, 0], [1, 3]])
+    ...     DocwordSource(path).n_words
+    2
     """
 
     path: PathLike

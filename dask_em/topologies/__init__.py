@@ -28,7 +28,6 @@ __all__ = [
     "Topology",
     "Tree",
     "make_plan",
-    "named_topology",
 ]
 
 _NAMED: dict[str, Callable[[], Topology]] = {

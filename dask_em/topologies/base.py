@@ -32,6 +32,12 @@ class Round:
         Who sends to whom.
     combine : {"add", "replace"}
         What the receiver does with what it gets.
+
+    Examples
+    --------
+    >>> from dask_em.topologies import Tree
+    >>> Tree(2).rounds(3)[0]
+    Round(links=((1, 0), (2, 0)), combine='add')
     """
 
     links: tuple[tuple[int, int], ...]

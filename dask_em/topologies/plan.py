@@ -27,6 +27,12 @@ class Message:
         Nodes.
     size : int
         Statistics in it.
+
+    Examples
+    --------
+    >>> from dask_em.topologies import Message
+    >>> Message(src=0, dst=1, size=500)
+    Message(src=0, dst=1, size=500)
     """
 
     src: int

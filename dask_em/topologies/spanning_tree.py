@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,9 +80,9 @@ def _rooted(edges: Edges, n_nodes: int) -> _Rooted:
 class _SpanningTree(Topology):
     """A tree on which each statistic is carried between all nodes that need it."""
 
+    @abstractmethod
     def edges(self, n_nodes: int) -> Edges:
         """Return the edges."""
-        raise NotImplementedError
 
     def _tree(self, n_nodes: int) -> _Rooted:
         return _rooted(self.edges(n_nodes), n_nodes)

@@ -32,6 +32,7 @@ __all__ = [
     "gone",
     "in_task",
     "the_client",
+    "tidy_up",
 ]
 
 R = TypeVar("R")
@@ -131,6 +132,17 @@ def call_for_workers(client: Client) -> Any:
     Return its future, which is to be held until there is one.
     """
     return client.submit(int, key=f"call_for_workers-{uuid.uuid4().hex}", pure=False)
+
+
+async def tidy_up(client: Client, drop: Callable[[], None]) -> None:
+    """Let all workers drop what they keep for a fit, if they answer."""
+    try:
+        async with asyncio.timeout(10):
+            await client.run(drop, on_error="ignore")
+    except (*LOST, OSError) as error:  # TimeoutError is one
+        if cancelled():
+            raise
+        logger.info("some workers keep what they have of a fit: %r", error)
 
 
 async def ask_versions(client: Client, addresses: list[str] | None) -> dict[str, Any]:

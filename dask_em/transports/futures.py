@@ -41,6 +41,7 @@ from .cluster import (
     drive,
     gone,
     the_client,
+    tidy_up,
 )
 
 if TYPE_CHECKING:
@@ -1027,13 +1028,7 @@ class Futures(Transport):
 
                 tasks.forget_states(fit)
 
-            try:
-                async with asyncio.timeout(10):
-                    await self._client.run(forget, on_error="ignore")
-            except (*LOST, TimeoutError) as error:
-                if cancelled():
-                    raise
-                logger.info("some workers keep the state of this fit: %r", error)
+            await tidy_up(self._client, forget)
 
 
 # ----------------------------------------------------------------- on the client

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dask_em.alignment import Vocabulary, encode_bitext, survey_bitext
+from dask_em.alignment import Vocabulary
+from dask_em.alignment.bitext import encode_bitext, survey_bitext
 
 PAIRS = [
     ("the house", "la maison"),

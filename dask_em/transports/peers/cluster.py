@@ -24,6 +24,7 @@ from ..cluster import (
     check_versions,
     drive,
     gone,
+    tidy_up,
 )
 from . import on_worker
 from .base import PeerTransport
@@ -296,13 +297,7 @@ class ClusterPeers(PeerTransport):
 
             on_worker.forget(fit)
 
-        try:
-            async with asyncio.timeout(10):
-                await self._client.run(drop, on_error="ignore")
-        except (*LOST, OSError) as error:
-            if cancelled():
-                raise
-            logger.info("some workers keep the nodes of this fit: %r", error)
+        await tidy_up(self._client, drop)
 
 
 def release(futures: Sequence[Any]) -> None:
