@@ -31,6 +31,7 @@ class Block:
     Parameters
     ----------
     X : array of shape (n_rows, n_features)
+        Or a sparse one, in CSR form.
     y : array of shape (n_rows,) or (n_rows, n_targets), optional
     sample_weight : array of shape (n_rows,), optional
         None stands for weights of one.
@@ -65,9 +66,8 @@ class Block:
     @property
     def nbytes(self) -> int:
         """Size of the arrays in bytes."""
-        return sum(
-            a.nbytes for a in (self.X, self.y, self.sample_weight) if a is not None
-        )
+        arrays = (self.X, self.y, self.sample_weight)
+        return sum(_nbytes(a) for a in arrays if a is not None)
 
     def rows(self, index: Any) -> Block:
         """Return the rows selected by a slice or an index array."""
@@ -187,6 +187,12 @@ class Summary:
 
 
 _TILE = 4096
+
+
+def _nbytes(array: Any) -> int:
+    if hasattr(array, "indptr"):  # a sparse one, which has no size of its own
+        return sum(a.nbytes for a in (array.data, array.indices, array.indptr))
+    return int(array.nbytes)
 
 
 class Model(ABC, Generic[P, S]):
@@ -316,6 +322,20 @@ class Model(ABC, Generic[P, S]):
         synchronous fit of this model then begins.
         """
         return self
+
+    @property
+    def incremental(self) -> bool:
+        """Whether M-steps between parts of the rows pay on a single machine, too.
+
+        So it is where an M-step is cheap and fresh parameters are worth much. The
+        default schedule on threads is then `dask_em.schedules.Incremental`.
+        """
+        return False
+
+    @property
+    def resolution(self) -> float:
+        """Relative fall of the bound that is taken for rounding."""
+        return 1e-13
 
     @property
     def acceleration(self) -> Acceleration | None:

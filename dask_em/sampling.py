@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from .model import Block
 
@@ -32,6 +33,8 @@ def merge(blocks: list[Block]) -> Block:
         arrays = [getattr(b, name) for b in blocks]
         if arrays[0] is None:
             return None
+        if hasattr(arrays[0], "indptr"):
+            return sp.vstack(arrays, format="csr")
         # rows of a kind of their own know how to be put together
         return getattr(type(arrays[0]), "concatenate", np.concatenate)(arrays)
 

@@ -177,14 +177,27 @@ class Recipe:
 
 
 class DaskData(Data):
-    """Dask arrays with the same row chunks, computed or not."""
+    """Dask arrays with the same row chunks, computed or not.
 
-    def __init__(self, X: Any, y: Any = None, sample_weight: Any = None) -> None:
+    Parameters
+    ----------
+    X, y, sample_weight : dask array
+    row_nbytes : float, optional
+        Size of a row, where chunks are sparse.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        row_nbytes: float | None = None,
+    ) -> None:
         self.arrays = (X, y, sample_weight)
         self.chunk_rows = tuple(int(n) for n in X.chunks[0])
         self.n_features = int(X.shape[1])
         self.dtype = X.dtype
-        self.row_nbytes = sum(
+        self.row_nbytes = row_nbytes or sum(
             a.dtype.itemsize * int(np.prod(a.shape[1:], dtype=np.int64))
             for a in self.arrays
             if a is not None

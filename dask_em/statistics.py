@@ -75,6 +75,18 @@ class Statistics:
             )
         )
 
+    @classmethod
+    def _sum_of(cls, terms: Sequence[Self]) -> Self:
+        """Return the sum of one term or more, always added up in the same order."""
+        if len(terms) == 1:
+            return terms[0]
+        return cls(
+            **{
+                f.name: _total([getattr(term, f.name) for term in terms])
+                for f in dataclasses.fields(cls)
+            }
+        )
+
     @property
     def nbytes(self) -> int:
         """Size of the fields in bytes, which is what a message carries."""
@@ -93,6 +105,12 @@ def tree_sum(terms: Sequence[T]) -> T:
     """
     if not terms:
         raise ValueError("nothing to add up: no statistics have arrived")
+    return type(terms[0])._sum_of(terms)
+
+
+def _total(terms: Sequence[Any]) -> Any:
+    if isinstance(terms[0], Statistics):
+        return type(terms[0])._sum_of(terms)
     level = list(terms)
     while len(level) > 1:
         level = [

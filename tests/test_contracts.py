@@ -17,6 +17,7 @@ from dask_em.schedules import (
     BoundedStaleness,
     ExtraUpdates,
     FractionBarrier,
+    Incremental,
     Synchronous,
 )
 from dask_em.testing import (
@@ -102,6 +103,7 @@ SCHEDULES = {
     "bounded 4": BoundedStaleness(4, 1 / 16),
     "extra": ExtraUpdates(Synchronous(), 2),
     "extra, fraction": ExtraUpdates(FractionBarrier(0.5), 1),
+    "incremental": Incremental(3),
 }
 
 TRANSPORTS = {

@@ -50,8 +50,6 @@ logger = logging.getLogger("dask_em")
 
 #: Times that a shard's E-step may raise before the error is the user's to see.
 ATTEMPTS = 3
-#: Relative fall of the bound that is taken for rounding.
-ROUNDING = 1e-13
 #: M-steps in a row without a gain that double precision can tell, before a fit ends,
 #: and the relative gain that it cannot.
 IDLE = 20
@@ -149,7 +147,7 @@ class ManagedRun(Generic[P, S]):
         self.params = params
         self._climb: Climb[P, S] | None = None
         if not schedule.mixes and (acceleration is not None or model.one_version):
-            self._climb = Climb(model, acceleration, ROUNDING)
+            self._climb = Climb(model, acceleration, model.resolution)
         self._reached = params
         self._step = float("inf")
         self._idle = 0
@@ -190,6 +188,7 @@ class ManagedRun(Generic[P, S]):
         self._stats: list[S | None] = [None] * len(records)
         self._extra: dict[int, tuple[int, S]] = {}
         self._total: S | None = None
+        self._changes: list[tuple[int, S]] = []
         self._unsummed = 0
 
     async def run(self) -> EMResult[P]:
@@ -244,12 +243,11 @@ class ManagedRun(Generic[P, S]):
             change = report.stats - old
             if version < self.version and not report.restarted:
                 gain = self.model.gain(self.params, change)
-                if not gain >= -ROUNDING * max(abs(self._bound), 1.0):
+                if not gain >= -self.model.resolution * max(abs(self._bound), 1.0):
                     self._counts["reissued"] += 1
                     return StatsRejected(shard, worker, version, now)
             if self._total is not None:
-                self._total = self._total + change
-                self._unsummed += 1
+                self._changes.append((shard, change))
         if report.restarted:
             self._counts["resets"] += 1
             self._gain.restart()
@@ -274,12 +272,18 @@ class ManagedRun(Generic[P, S]):
 
         It is added up anew, along a fixed tree, whenever all shards are current (so
         that synchronous fits are reproducible to the last bit) and now and then
-        against the drift of adding changes.
+        against the drift of adding changes. These are added in the order of the
+        shards, not in that of their arrival.
         """
         current = self._ledger.n_current == self._ledger.n_shards
+        self._unsummed += len(self._changes)
         if self._total is None or current or self._unsummed > 8 * len(self._stats):
             self._total = tree_sum([s for s in self._stats if s is not None])
             self._unsummed = 0
+        elif self._changes:
+            ordered = sorted(self._changes, key=lambda change: change[0])
+            self._total = self._total + tree_sum([change for _, change in ordered])
+        self._changes = []
         return self._total
 
     # -------------------------------------------------------------- actions

@@ -21,7 +21,13 @@ from ..model import Block, Model, e_step_of
 from ..reduction.base import LocalFit, Reduced
 from ..result import EMResult, Status, TraceLog
 from ..sampling import SAMPLE_ROWS, canonical, merge
-from ..schedules import BoundedStaleness, Schedule, Synchronous, named_schedule
+from ..schedules import (
+    BoundedStaleness,
+    Incremental,
+    Schedule,
+    Synchronous,
+    named_schedule,
+)
 from ..sharding import Data, Piece, Shard
 from ..statistics import Statistics
 from ..stopping import Stopping
@@ -49,6 +55,9 @@ LOCAL_TOL = 1e-4
 #: with, and seconds that are long enough to tell.
 _PROBE_ROWS = 64
 _PROBE_SECONDS = 0.002
+#: Groups of shards that threads visit in turn, and rows of a shard at least.
+_GROUPS = 8
+_GROUP_ROWS = 25
 #: Seconds between two checkpoints, unless the user says otherwise.
 CHECKPOINT_SECONDS = 30.0
 
@@ -103,6 +112,8 @@ class Fit:
     async def _open(self) -> Checkpoint | None:
         """Get everything ready that all starts share."""
         wanted = None if self.shards == "auto" else int(self.shards)
+        if wanted is None and self._by_groups:
+            wanted = self._many()
         self._pieces = await self.transport.open(
             self.data, wanted, one_each=self.strategy != "em"
         )
@@ -117,6 +128,18 @@ class Fit:
         if self.model.prepares:
             await self.transport.prepare(self.model, summary)
         return point
+
+    @property
+    def _by_groups(self) -> bool:
+        """Whether threads visit shards in turn, as the model likes it."""
+        plain = isinstance(self.transport, Local) and self.strategy == "em"
+        return plain and self.model.incremental and self.schedule != "synchronous"
+
+    def _many(self) -> int | None:
+        """Return shards for groups of them; None for data too small to be cut."""
+        at_once = max(self.transport.n_workers_expected(), 2)
+        n = min(_GROUPS * at_once, self.data.n_rows // _GROUP_ROWS)
+        return n if n >= _GROUPS else None
 
     # ---------------------------------------------------------- before the loop
 
@@ -190,7 +213,7 @@ class Fit:
         """Group pieces into as many shards as the time of an E-step suggests."""
         pieces = self._pieces
         workers = max(len(self.transport.workers), 1)
-        if self.shards == "auto" and len(pieces) > workers:
+        if self.shards == "auto" and len(pieces) > workers and not self._by_groups:
             per_row = await asyncio.to_thread(self._probe, params)
             seconds = per_row * self.data.n_rows / workers
             per_worker = self.transport.shards_per_worker(seconds)
@@ -400,6 +423,8 @@ class Fit:
         alone = isinstance(transport, Local) or len(shards) <= len(transport.workers)
         if alone or self.model.one_version:
             auto = Synchronous()
+        if self._by_groups and len(shards) > 1:
+            auto = Incremental(_GROUPS)
         schedule = named_schedule(self.schedule, auto=auto)
         acceleration = named_acceleration(self.acceleration, self.model.acceleration)
         if acceleration is not None and not self.model.packs:

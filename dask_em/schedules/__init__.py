@@ -4,12 +4,14 @@ from .base import Schedule
 from .bounded_staleness import BoundedStaleness
 from .extra_updates import ExtraUpdates
 from .fraction_barrier import FractionBarrier
+from .incremental import Incremental
 from .synchronous import Synchronous
 
 __all__ = [
     "BoundedStaleness",
     "ExtraUpdates",
     "FractionBarrier",
+    "Incremental",
     "Schedule",
     "Synchronous",
     "named_schedule",
@@ -20,6 +22,7 @@ _BY_NAME: dict[str, type[Schedule]] = {
     "fraction_barrier": FractionBarrier,
     "bounded_staleness": BoundedStaleness,
     "extra_updates": ExtraUpdates,
+    "incremental": Incremental,
 }
 
 

@@ -679,6 +679,8 @@ class Futures(Transport):
         self._run = next(self._serial)
         self._losses: dict[int, int] = {}
         self._visited: set[int] = set()
+        #: Workers that have the latent states of shards.
+        self._state_at: dict[int, str] = {}
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -722,9 +724,11 @@ class Futures(Transport):
         try:
             await self._send(flight)
             await _all_done([flight.future])
-            stats, restarted, kept = await self._fetched(flight.future)
+            stats, restarted, keeper = await self._fetched(flight.future)
             self._losses.pop(e_step.shard, None)
-            self._states_kept |= kept
+            if keeper is not None:
+                self._state_at[e_step.shard] = keeper
+                self._states_kept = True
             self._visited.add(e_step.shard)
             event = Report(
                 e_step.shard,
@@ -788,6 +792,7 @@ class Futures(Transport):
             params,
             (self._fit, self._run, e_step.shard),
             e_step.shard in self._visited,
+            self._keeper(e_step.shard),
             *(self._held[i] for i in indices),
             key=(
                 f"e_step-{self._fit}",
@@ -797,6 +802,12 @@ class Futures(Transport):
             ),
             address=_address(e_step.worker),
         )
+
+    def _keeper(self, shard: int) -> str | None:
+        """Return the worker that has a shard's latent state, if it can be asked."""
+        address = self._state_at.get(shard)
+        here = {_address(slot) for slot in self._slots} - self._silent
+        return address if address in here else None
 
     def _forget_params(self) -> None:
         """Let go of parameters older than any that is under way."""

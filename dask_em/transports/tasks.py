@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from dask.sizeof import sizeof
@@ -67,14 +68,47 @@ class Lazily:
         return [self.model.prepare(b, self.summary) for b in self.recipe.load()]
 
 
-#: Latent states of shards on this worker, by (fit, run, shard).
-_STATES: dict[tuple[str, int, int], Any] = {}
+#: A shard's latent state: the fit, the run and the shard.
+StateKey: TypeAlias = tuple[str, int, int]
+
+#: Seconds within which another worker is to hand over a latent state.
+_HAND_OVER = 5.0
+
+#: Latent states of shards on this worker, with the version they were computed at.
+_STATES: dict[StateKey, tuple[int, Any]] = {}
 
 
 def forget_states(fit: str) -> None:
     """Drop the latent states of a fit from this worker."""
     for key in [k for k in _STATES if k[0] == fit]:
         _STATES.pop(key, None)
+
+
+def state_of(key: StateKey) -> tuple[int, Any] | None:
+    """Return a latent state from this worker, if it has it."""
+    return _STATES.get(key)
+
+
+def _handed_over(key: StateKey, worker: Any, address: str) -> tuple[int, Any] | None:
+    """Fetch a latent state from the worker that has it; None if that has gone.
+
+    It is asked directly, outside of its tasks: it may be busy for long, and be slow
+    for the very reason that its shard has moved here.
+    """
+    from distributed.protocol import pickle
+    from distributed.utils import sync
+
+    async def ask() -> Any:
+        async with asyncio.timeout(_HAND_OVER):
+            return await worker.rpc(address).run(
+                function=pickle.dumps(state_of), args=pickle.dumps((key,))
+            )
+
+    try:
+        answer = sync(worker.loop, ask)
+    except (OSError, RuntimeError):  # TimeoutError is one, and lost connections are
+        return None
+    return answer["result"] if answer["status"] == "OK" else None
 
 
 def identity(value: R) -> R:
@@ -125,18 +159,32 @@ def e_step(
     model: Model[Any, Any] | Opaque,
     e_step: EStep,
     params: Opaque,
-    state_key: tuple[str, int, int],
+    state_key: StateKey,
     visited: bool,
+    state_at: str | None,
     *pieces: Any,
-) -> tuple[Any, bool, bool]:
-    """Run an E-step; say whether latent state was lost, and whether there is any."""
+) -> tuple[Any, bool, str | None]:
+    """Run an E-step; say whether latent state was lost, and who has it now, if any.
+
+    `state_at` is the worker that had it before.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
     known: Model[Any, Any] = model.value if isinstance(model, Opaque) else model
     prepared = [block for piece in pieces for block in loaded(piece)]
-    local = _STATES.get(state_key)
+    states = [state_of(state_key)]  # may be an old one, if the shard has been away
+    if state_at not in (None, worker.address):
+        states.append(_handed_over(state_key, worker, state_at))
+    _, local = max(
+        (state for state in states if state is not None),
+        key=lambda state: state[0],
+        default=(0, None),
+    )
     stats, state = execute(
         known, dataclasses.replace(e_step, params=params.value), prepared, local
     )
     if state is not None:
-        _STATES[state_key] = state
+        _STATES[state_key] = (e_step.version, state)
     restarted = visited and local is None and state is not None
-    return stats, restarted, state is not None
+    return stats, restarted, None if state is None else worker.address

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from typing import Any
 
 import numpy as np
@@ -71,3 +72,22 @@ class UnpicklableMixture(GaussianMixtureModel):
     """It holds what cannot travel."""
 
     lock: Any = dataclasses.field(default_factory=threading.Lock, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisitedMixture(GaussianMixtureModel):
+    """Its latent state counts visits, which it writes down; one worker is slow."""
+
+    folder: str = ""
+    seconds: float = 0.0
+
+    def e_step(self, params: Any, prepared: Any, local: Any = None) -> Any:
+        from distributed import get_worker
+
+        worker = get_worker().name
+        time.sleep(self.seconds * (8 if worker == 0 else 1))
+        visits = (local or 0) + 1
+        shard = zlib.crc32(prepared.X[0].tobytes())
+        with open(os.path.join(self.folder, f"{shard}-{worker}-{visits}"), "w"):
+            pass
+        return super().e_step(params, prepared)[0], visits

@@ -18,6 +18,7 @@ from slow_models import (
     FailingMixture,
     SlowMixture,
     UnpicklableMixture,
+    VisitedMixture,
     clusters,
     start,
 )
@@ -422,3 +423,25 @@ def test_deadline_in_the_loop(client: Any) -> None:
 def test_deadline_before_the_loop(client: Any) -> None:
     with pytest.raises(TimeoutError, match="got ready"):
         fitted(X, client, SlowMixture(3, seconds=0.3), deadline=0.2, shards=4)
+
+
+@pytest.mark.cluster
+def test_latent_state_moves_with_its_shard(processes: Any, tmp_path: Any) -> None:
+    """Shards leave the slow worker, and go on where they were."""
+    model = VisitedMixture(3, folder=str(tmp_path), seconds=0.02)
+    with Client(processes) as client:
+        fitted(
+            X, client, model=model, shards=8, max_iter=8, tol=0, schedule="synchronous"
+        )
+        assert_clean(client)
+    by_shard: dict[str, list[tuple[int, str]]] = {}
+    for path in tmp_path.iterdir():
+        shard, worker, visits = path.name.split("-")
+        by_shard.setdefault(shard, []).append((int(visits), worker))
+    assert len(by_shard) == 8
+    moved = [s for s, seen in by_shard.items() if len({w for _, w in seen}) > 1]
+    assert moved
+    for shard in moved:
+        # nobody but the first to hold it ever began anew
+        assert len({w for visits, w in by_shard[shard] if visits == 1}) == 1
+        assert {visits for visits, _ in by_shard[shard]} >= set(range(1, 9))
