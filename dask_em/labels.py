@@ -128,6 +128,31 @@ class Labels:
             self._unstack(values), coords=self.coords, dims=(*self.dims, dim), name=name
         ).assign_coords({dim: np.arange(values.shape[1])})
 
+    def wrap_features(self, values: Any, name: str | None = None) -> Any:
+        """Give a table like the one of the data their labels, the features last.
+
+        Parameters
+        ----------
+        values : array or dask array of shape (n_rows, n_features)
+        name : str, optional
+            Name of the result.
+
+        Returns
+        -------
+        xarray.DataArray
+            Of the sample and the feature dimensions; lazy if `values` are.
+        """
+        from xarray import DataArray
+
+        features = self.features
+        rows = self._unstack(values)
+        return DataArray(
+            rows.reshape((*self.shape, *features.shape)),
+            coords={**self.coords, **features.coords},
+            dims=(*self.dims, *features.dims),
+            name=name,
+        )
+
     def flatten(self, values: Any, name: str = "sample_weight") -> Any:
         """Bring something per sample, such as weights, into the order of the rows.
 

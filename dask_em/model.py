@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from .acceleration import Acceleration
@@ -108,6 +109,9 @@ class Summary:
     dtype : numpy.dtype
     """
 
+    #: What values of the rows that count as not finite are.
+    refused: ClassVar[str] = "NaN or infinity"
+
     n_rows: int
     weight: float
     mean: NDArray[np.float64]
@@ -119,6 +123,10 @@ class Summary:
     @classmethod
     def of(cls, block: Block) -> Summary:
         """Survey one block of rows, in tiles, so that memory stays small."""
+        if sp.issparse(block.X):
+            raise TypeError(
+                "X is sparse, and this model wants all numbers; pass X.toarray()."
+            )
         n = block.X.shape[0]
         with np.errstate(over="ignore", invalid="ignore"):  # weights may overflow
             total = cls._of_tile(block.rows(slice(0, _TILE)))
@@ -190,7 +198,7 @@ _TILE = 4096
 
 
 def _nbytes(array: Any) -> int:
-    if hasattr(array, "indptr"):  # a sparse one, which has no size of its own
+    if sp.issparse(array):  # has no size of its own
         return sum(a.nbytes for a in (array.data, array.indices, array.indptr))
     return int(array.nbytes)
 

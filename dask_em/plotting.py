@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .plots.canvas import axes
 from .plots.experts import plot_experts, plot_gate
 from .plots.reduction import plot_reduction
+from .plots.timeline import plot_timeline
 from .result import EMResult
 from .schedules.base import check_integer
 from .sharding import is_dask
@@ -27,6 +28,7 @@ __all__ = [
     "plot_random_effects",
     "plot_reduction",
     "plot_residuals",
+    "plot_timeline",
 ]
 
 Array = NDArray[Any]

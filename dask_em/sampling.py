@@ -33,7 +33,7 @@ def merge(blocks: list[Block]) -> Block:
         arrays = [getattr(b, name) for b in blocks]
         if arrays[0] is None:
             return None
-        if hasattr(arrays[0], "indptr"):
+        if sp.issparse(arrays[0]):
             return sp.vstack(arrays, format="csr")
         # rows of a kind of their own know how to be put together
         return getattr(type(arrays[0]), "concatenate", np.concatenate)(arrays)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from .model import Block
 
@@ -235,7 +236,8 @@ def as_data(X: Any, y: Any = None, sample_weight: Any = None) -> Data:
 
     Parameters
     ----------
-    X : array or dask array of shape (n_rows, n_features)
+    X : array, sparse array or dask array of shape (n_rows, n_features)
+        Of Dask, with sparse chunks too; they are for models that expect them.
     y, sample_weight : array or dask array of shape (n_rows, ...), optional
 
     Raises
@@ -249,7 +251,9 @@ def as_data(X: Any, y: Any = None, sample_weight: Any = None) -> Data:
     if hasattr(type(X), "concatenate"):  # a table of its own kind, see `GroupTable`
         return MemoryData(X, y, sample_weight)
     lazy = is_dask(X) or is_dask(y) or is_dask(sample_weight)
-    if not is_dask(X):
+    if sp.issparse(X):
+        X = sp.csr_array(X)
+    elif not is_dask(X):
         X = np.asarray(X)
     if X.ndim != 2:
         raise ValueError(

@@ -19,6 +19,7 @@ from .assignment import Assignment
 from .fit import fit_em
 from .model import Block, Model, e_step_of
 from .result import EMResult
+from .row_statistics import RowStatistics
 from .schedules import (
     BoundedStaleness,
     ExtraUpdates,
@@ -192,6 +193,7 @@ def _fitted(
         random_state=seed,
         tol=tol,
         max_iter=max_iter,
+        acceleration=None,  # the promises are those of the model's own steps
     )
     assert isinstance(result, EMResult)
     return result
@@ -199,6 +201,8 @@ def _fitted(
 
 def _flat(value: Any) -> np.ndarray[Any, Any]:
     """Return the fields of a dataclass as one vector."""
+    if isinstance(value, RowStatistics):  # rows that are not there are zero
+        return value.dense().ravel()
     if dataclasses.is_dataclass(value):
         parts = [_flat(getattr(value, f.name)) for f in dataclasses.fields(value)]
         return np.concatenate(parts) if parts else np.zeros(0)

@@ -265,3 +265,23 @@ def test_overlapping_clusters_end_at_the_optimum_they_began_near(
     assert result.converged
     assert_monotone(result)
     assert result.log_likelihood == pytest.approx(known, rel=1e-7)
+
+
+def test_incremental_fits_repeat_to_the_last_bit():
+    """Whichever thread is faster."""
+    rows = blobs(400, 3.0)
+    model = GaussianMixtureModel(3, "full")
+    fits = [
+        fit_em(
+            model,
+            rows,
+            schedule=Incremental(4),
+            transport=Local(n_threads),
+            shards=8,
+            random_state=3,
+        )
+        for n_threads in (1, 2, 2)
+    ]
+    for fit in fits[1:]:
+        assert fit.n_m_steps == fits[0].n_m_steps
+        np.testing.assert_array_equal(fit.params.means, fits[0].params.means)

@@ -236,3 +236,16 @@ def test_movielens_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "formulaic", None)
     with pytest.raises(SystemExit, match=r"needs formulaic: pip install .*formula"):
         runpy.run_path(str(EXAMPLES / "movielens.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_patches(tmp_path):
+    pytest.importorskip("matplotlib")
+    import subprocess
+
+    script = str(EXAMPLES / "patches.py")
+    subprocess.run([sys.executable, script], check=True, cwd=tmp_path)
+    atoms = np.load(tmp_path / "patches_atoms.npy")
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1.0, atol=1e-6)
+    assert (tmp_path / "patches_atoms.png").stat().st_size > 10_000

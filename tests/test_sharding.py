@@ -6,9 +6,12 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dask_em import fit_em
+from dask_em.models.gaussian_mixture import GaussianMixtureModel
 from dask_em.sharding import (
     DaskData,
     MemoryData,
@@ -330,3 +333,16 @@ def test_recipes_do_not_start_a_scheduler():
     with dask.config.set(scheduler=refuse):
         (block,) = as_data(LAZY + 1).load(Piece(0, (Part(0, 0, 5),), 0))
     np.testing.assert_array_equal(block.X, X[:5] + 1)
+
+
+def test_sparse_rows_are_taken_as_they_are():
+    X = scipy.sparse.csr_array(np.eye(3))
+    data = as_data(X.tocoo())
+    assert data.nbytes == X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+    [block] = data.load(Piece(0, (Part(0, 1, 3),), 0))
+    np.testing.assert_array_equal(block.X.toarray(), np.eye(3)[1:])
+
+
+def test_sparse_rows_for_a_model_of_dense_ones():
+    with pytest.raises(TypeError, match="X is sparse.*toarray"):
+        fit_em(GaussianMixtureModel(1), scipy.sparse.csr_array(np.eye(3)))

@@ -18,10 +18,10 @@ from ..peers.program import MOST_NODES, Lost, Program
 from ..peers.source import Source
 from ..peers.table import DistributedTable
 from ..result import EMResult, Status
+from ..rotating_model import RotatingModel
 from ..schedules.base import check_integer
-from ..sparse_model import SparseModel
 from ..stopping import Stopping
-from ..topologies import Network, Topology, named_topology
+from ..topologies import Network, Rotation, Topology, named_topology
 from ..topologies.plan import Plan, choose, plan_of
 from ..transports import named_peers
 from ..transports.peers import PeerTransport
@@ -56,14 +56,14 @@ class Stage:
 
     Parameters
     ----------
-    model : SparseModel
+    model : SparseModel or RotatingModel
     max_iter : int
         Iterations at most.
     tol : float, default=0
         Gain of an iteration per unit of weight below which it has converged.
     """
 
-    model: SparseModel
+    model: Any
     max_iter: int
     tol: float = 0.0
 
@@ -136,11 +136,13 @@ def fit_peers(
     saved.check_places(checkpoint, resume)
     for stage in stages:
         Stopping(stage.tol, stage.max_iter, deadline)
+    chosen = named_topology(topology)
+    kind = _kind_of_fit(stages, chosen)
     channel = named_peers(transport)
-    fit = PeerFit(
+    fit = kind(
         stages=stages,
         source=source,
-        topology=named_topology(topology),
+        topology=chosen,
         transport=channel,
         n_nodes=None if shards == "auto" else int(shards),
         deadline=deadline,
@@ -154,6 +156,29 @@ def fit_peers(
         resume=resume,
     )
     return channel.drive(fit.run, fit.control.interrupt)
+
+
+def _kind_of_fit(stages: Sequence[Stage], topology: Topology) -> type[PeerFit]:
+    """Return what fits these models so."""
+    rotates = isinstance(topology, Rotation)
+    for stage in stages:
+        if isinstance(stage.model, RotatingModel) != rotates:
+            name = type(stage.model).__name__
+            raise ValueError(
+                f"{name} exchanges statistics, and Rotation moves parameters; choose "
+                "another topology, or a dask_em.rotating_model.RotatingModel."
+                if rotates
+                else f"{name} is for topology='rotation'; got {topology.name}."
+            )
+    if not rotates:
+        return PeerFit
+    if len(stages) > 1:
+        raise ValueError(
+            f"with topology='rotation' a fit has one stage; got {len(stages)}."
+        )
+    from .rotation import RotationFit  # which is a PeerFit
+
+    return RotationFit
 
 
 @dataclasses.dataclass
@@ -179,6 +204,7 @@ class PeerFit:
     async def run(self) -> EMResult[DistributedTable]:
         """Run the fit, and leave nothing but its result behind."""
         self._began = time.monotonic()
+        self._zero = self.transport.now()
         self._summary: Any = None
         self._plan: Plan | None = None
         self._losses = 0
@@ -199,11 +225,22 @@ class PeerFit:
     # ---------------------------------------------------------------- getting ready
 
     @property
-    def _model(self) -> SparseModel:
+    def _model(self) -> Any:
         return self.stages[0].model
 
     async def _set_up(self) -> None:
         """Let every node know what it holds and whom to send what."""
+        known = await self._survey()
+        # nodes have told each other, but those made anew have not been told
+        program = [*setup.prepare(self._model, known), *setup.relate(self._n)]
+        *_, shared = await self._run(program)
+        if self._plan is None:
+            self._plan = await self._make_plan(_added(shared))
+        self._plan = dataclasses.replace(self._plan, places=self.transport.places)
+        await self._run(setup.lay_out(self._plan))
+
+    async def _survey(self) -> Any:
+        """Bring data to nodes, and look at them; return what was known before."""
         await self._in_time(self.transport.install(), "data were brought to nodes")
         known = self._summary
         if known is None:
@@ -216,13 +253,7 @@ class PeerFit:
                 )
             self._model.check(summary)
             self._summary = summary
-        # nodes have told each other, but those made anew have not been told
-        program = [*setup.prepare(self._model, known), *setup.relate(self._n)]
-        *_, shared = await self._run(program)
-        if self._plan is None:
-            self._plan = await self._make_plan(_added(shared))
-        self._plan = dataclasses.replace(self._plan, places=self.transport.places)
-        await self._run(setup.lay_out(self._plan))
+        return known
 
     async def _make_plan(self, shared: setup.Overlaps) -> Plan:
         found = tuple(self.topology.candidates(self._n, shared.overlaps))
@@ -247,8 +278,10 @@ class PeerFit:
         try:
             while not task.done():
                 left = 0.25
-                if self.deadline is not None and (
-                    what is not None or not self._log.has_parameters
+                if (
+                    self.deadline is not None
+                    and not self.transport.virtual
+                    and (what is not None or not self._log.has_parameters)
                 ):
                     end = self._began + self.deadline
                     if self._log.has_parameters:  # they may yet be saved
@@ -287,7 +320,11 @@ class PeerFit:
                 continue
             if status is not None:
                 self._check_that_there_is_something(status)
-                if await self._surely(self._save) and await self._surely(self._export):
+                last = (self._conclude, self._save, self._export)
+                for work in last:
+                    if not await self._surely(work):
+                        break
+                else:
                     return self._result(status)
                 ended = False
                 continue
@@ -302,6 +339,9 @@ class PeerFit:
             if time.monotonic() >= written + self.checkpoint_seconds:
                 await self._surely(self._save)
                 written = time.monotonic()
+
+    async def _conclude(self) -> None:
+        """See to it that the bound is that of the parameters: it is."""
 
     def _check_that_there_is_something(self, status: str) -> None:
         """Raise where a fit had to end before it made anything."""
@@ -320,7 +360,7 @@ class PeerFit:
         log, stage = self._log, self.stages[self._log.stage]
         if self.control.reason is not None:
             return self.control.reason
-        if self.deadline is not None and time.monotonic() > self._began + self.deadline:
+        if self.deadline is not None and self._elapsed() > self.deadline:
             return "deadline"
         done = log.version - log.stage_began[-1]
         converged = stage.tol > 0 and done > 0 and log.gain < stage.tol * self._weight
@@ -329,6 +369,10 @@ class PeerFit:
         if log.stage + 1 < len(self.stages):
             return "next"
         return "converged" if converged else "max_iter"
+
+    def _elapsed(self) -> float:
+        """Return the seconds since the fit began, on the transport's clock."""
+        return self.transport.now() - self._zero
 
     @property
     def _weight(self) -> float:
@@ -397,7 +441,8 @@ class PeerFit:
             folder = shelf.new_folder()
             began = tuple(log.stage_began)
             point = saved.Point(log.version, began, log.bound, folder, self._n)
-            await self._run([saved.Save(shelf.location, folder)])
+            save = saved.Save(shelf.location, folder)
+            await self._run([*self._to_save(), save])
             shelf.put(point)
             folder, self._saved = None, log.version
         except (OSError, ValueError) as error:  # the fit is worth more than its copy
@@ -406,6 +451,10 @@ class PeerFit:
             if folder is not None:
                 with contextlib.suppress(OSError):
                     shelf.drop(folder)
+
+    def _to_save(self) -> Program:
+        """Return the steps before parameters are where they are saved from."""
+        return []
 
     async def _iterate(self) -> None:
         """Exchange statistics, make the M-step everywhere, and the next E-step."""
@@ -418,7 +467,7 @@ class PeerFit:
         *_, bounds = await self._run(program)
         if due:
             self._kept = time.monotonic()
-        log.add(self._sum(bounds), time.monotonic() - self._began)
+        log.add(self._sum(bounds), self._elapsed())
         self._losses = 0
 
     def _sum(self, bounds: Sequence[float]) -> float:
@@ -494,25 +543,28 @@ class PeerFit:
             self._log.forget()
             await self._begin()
         else:
-            version, links = links_of
-            ahead = version > self._log.version  # lost after the M-step
-            if not ahead:
-                self._log.go_back(version)
-            stage = self.stages[self._log.stage]
-            afresh = version == self._log.stage_began[-1] > 0
-            *_, bounds = await self._run(
-                [
-                    iteration.ReturnSnapshots(links, version),
-                    iteration.RollBack(version),
-                    iteration.EStep(stage.model, afresh),
-                ]
-            )
-            bound = self._sum(bounds)
-            if ahead:
-                self._log.add(bound, time.monotonic() - self._began)
-            else:
-                self._log.rebound(bound)
+            await self._return(*links_of)
         self._kept = -math.inf  # copies that others kept may be gone
+
+    async def _return(self, version: int, links: tuple[tuple[int, int], ...]) -> None:
+        """Go back to a snapshot of all nodes."""
+        ahead = version > self._log.version  # lost after the M-step
+        if not ahead:
+            self._log.go_back(version)
+        stage = self.stages[self._log.stage]
+        afresh = version == self._log.stage_began[-1] > 0
+        *_, bounds = await self._run(
+            [
+                iteration.ReturnSnapshots(links, version),
+                iteration.RollBack(version),
+                iteration.EStep(stage.model, afresh),
+            ]
+        )
+        bound = self._sum(bounds)
+        if ahead:
+            self._log.add(bound, self._elapsed())
+        else:
+            self._log.rebound(bound)
 
     # ----------------------------------------------------------------------- result
 
@@ -557,10 +609,15 @@ class PeerFit:
                 "shards": self._n,
                 "numbers sent per exchange": plan.total,
                 "losses": log.n_losses,
-            },
+            }
+            | self._more_settings(),
             plan=plan,
             summary=self._summary,
         )
+
+    def _more_settings(self) -> dict[str, Any]:
+        """Return what else there is to say of how it was done."""
+        return {}
 
 
 def _added(parts: Any) -> Any:

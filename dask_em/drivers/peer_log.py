@@ -71,6 +71,13 @@ class PeerLog:
         if self._rows and self.stage_began[-1] < self.version:
             self.gain = bound - self._rows[-1][0]
 
+    def measured(self, bound: float) -> None:
+        """Book the exact bound of where one is, in place of an estimate."""
+        self.gain, self.bound = bound - self.bound, bound
+        if self._rows:
+            before, _, seconds = self._rows[-1]
+            self._rows[-1] = before, bound, seconds
+
     def trace(self, n_nodes: int) -> Trace:
         """Return the log as a trace: every node reports once for each M-step."""
         log = TraceLog(n_nodes)

@@ -68,8 +68,8 @@ def check_summaries(
         named = ", ".join(map(str, chunks[:5])) + (", ..." if len(chunks) > 5 else "")
         bad_columns = getattr(summaries[0], "named", "X")
         raise ValueError(
-            f"Input {bad_columns} contains NaN or infinity in {rows} rows, in or near "
-            f"chunk {named}; drop or impute them first."
+            f"Input {bad_columns} contains {summaries[0].refused} in {rows} rows, in "
+            f"or near chunk {named}; drop or impute them first."
         )
     negative = sum(s.n_negative_weights for s in summaries)
     if negative:

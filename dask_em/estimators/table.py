@@ -36,6 +36,8 @@ class Table:
         Responses, with the chunks of X.
     attributes : mapping
         Further fitted attributes that come from the data themselves.
+    allow_nan : bool
+        Whether NaN stands for a missing value.
     """
 
     X: Any
@@ -45,6 +47,7 @@ class Table:
     labels: Labels | None
     y: Any = None
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    allow_nan: bool = False
 
     @classmethod
     def of(
@@ -56,6 +59,7 @@ class Table:
         dim: Any = None,
         reset: bool = False,
         min_samples: int = 1,
+        allow_nan: bool = False,
     ) -> Table:
         """Check data of any kind; nothing lazy is computed, nothing is kept.
 
@@ -70,6 +74,8 @@ class Table:
         reset : bool, default=False
             Whether these are data to fit to, else they must match those of the fit.
         min_samples : int, default=1
+        allow_nan : bool, default=False
+            Whether NaN stands for a missing value, instead of being refused.
         """
         if not reset:
             check_is_fitted(estimator)
@@ -94,6 +100,7 @@ class Table:
         checks: dict[str, Any] = {
             "dtype": [np.float64, np.float32],
             "ensure_min_samples": min_samples,
+            "ensure_all_finite": "allow-nan" if allow_nan else True,
         }
         if header is array and not is_dask(array):
             array = validate_data(probe, array, reset=reset, **checks)
@@ -109,6 +116,7 @@ class Table:
             n_features=int(array.shape[1]),
             feature_names=getattr(probe, "feature_names_in_", None),
             labels=labels,
+            allow_nan=allow_nan,
         )
 
     def with_responses(self, y: Any) -> Table:
@@ -262,6 +270,7 @@ class Table:
             _apply,
             *arrays,
             cast=np.dtype(dtype),
+            allow_nan=self.allow_nan,
             # in the graph once, not in every task
             function=dask.delayed(function, pure=True, traverse=False),  # type: ignore[attr-defined]
             drop_axis=1 if flat else None,
@@ -335,14 +344,18 @@ class Table:
 
 
 def _apply(
-    block: Any, *others: Any, function: Callable[..., Any], cast: np.dtype[Any]
+    block: Any,
+    *others: Any,
+    function: Callable[..., Any],
+    cast: np.dtype[Any],
+    allow_nan: bool,
 ) -> Any:
     """Apply a function to the rows of a chunk, in a Dask task."""
     rows = np.asarray(block)
     responses = [np.asarray(y) for y in others]
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float64)
-    assert_all_finite(rows, input_name="X")
+    assert_all_finite(rows, allow_nan=allow_nan, input_name="X")
     if any(len(y) != len(rows) for y in responses):
         raise ValueError(
             f"a chunk of X has {len(rows)} rows, that of y {len(responses[0])}; give "

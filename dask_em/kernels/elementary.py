@@ -35,7 +35,7 @@ def exp(x: float) -> float:
 
 
 def log(x: float) -> float:
-    """Return ``log(x)`` for finite ``x >= 1`` and NaN."""
+    """Return ``log(x)`` for positive normal ``x`` and NaN."""
     raise NotImplementedError("compiled code only")
 
 

@@ -63,6 +63,10 @@ class EStep(Step):
     #: Whether to leave latent state of another model behind.
     afresh: bool = False
 
+    def share(self, node: Node) -> float:
+        """Return how much of all data the node has; by and large."""
+        return 0.0 if node.is_helper else 1.0 / node.n_nodes
+
     def run(self, node: Node) -> float:
         """Return the node's part of the bound at the present parameters."""
         if node.is_helper:
@@ -308,4 +312,6 @@ class Export(Step):
         if node.is_helper:
             return None
         assert node.params is not None
+        if node.counted.all():
+            return node.ids, node.params
         return node.ids[node.counted], node.params[node.counted]

@@ -86,8 +86,19 @@ class Node:
         self.snapshots: dict[tuple[int, int], Snapshot] = {}
         self.sent = 0
         self.received = 0
+        #: Entries of each column of the table, and what there is of a rotation.
+        self.sizes: NDArray[np.int64] | None = None
+        self.rotating: Any = None
+        #: Bytes of memory that its worker has, and where it may write files.
+        self.memory: int | None = None
+        self.folder: str | None = None
 
     @property
     def is_helper(self) -> bool:
         """Whether it has no data, whatever there is."""
         return self.index == self.n_nodes
+
+    def close(self) -> None:
+        """Remove what it has left on disk."""
+        if self.rotating is not None:
+            self.rotating.store.close()

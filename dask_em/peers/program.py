@@ -67,6 +67,10 @@ class Step(ABC):
     def run(self, node: Node) -> Any:
         """Do it; return something small for the driver."""
 
+    def share(self, node: Node) -> float:
+        """Return how much of all data it goes through: for clocks that pretend."""
+        return 0.0
+
 
 class Exchange(ABC):
     """Messages that nodes send each other at the same time; a frozen dataclass.
@@ -75,9 +79,15 @@ class Exchange(ABC):
     ----------
     links : tuple of (int, int)
         Who sends to whom.
+    meanwhile : Step or None
+        What a node may do, `at_most` so many times, while it waits for messages after
+        it has sent its own.
+    at_most : int
     """
 
     links: tuple[tuple[int, int], ...]
+    meanwhile: Step | None = None
+    at_most: int = 0
 
     @abstractmethod
     def message(self, node: Node, dst: int) -> Any:

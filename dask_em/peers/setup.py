@@ -17,7 +17,7 @@ from .node import Node, Route
 from .program import Exchange, Program, Step
 from .source import Loader
 
-__all__ = ["MakeRoutes", "PlanExchange", "prepare", "relate", "survey"]
+__all__ = ["MakeRoutes", "PlanExchange", "add_up", "prepare", "relate", "survey"]
 
 Ids = NDArray[np.int64]
 
@@ -43,15 +43,16 @@ class AddSummaries(Exchange):
     """Add up summaries along a tree."""
 
     links: tuple[tuple[int, int], ...]
+    name: str = "summary"
 
     def message(self, node: Node, dst: int) -> Any:
         """Send what was found so far."""
-        return node.summary
+        return getattr(node, self.name)
 
     def deliver(self, node: Node, inbox: dict[int, Any]) -> None:
         """Add it up."""
         for src in sorted(inbox):
-            node.summary = node.summary + inbox[src]
+            setattr(node, self.name, getattr(node, self.name) + inbox[src])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +60,16 @@ class TellSummary(Exchange):
     """Pass the summary of all data on."""
 
     links: tuple[tuple[int, int], ...]
+    name: str = "summary"
 
     def message(self, node: Node, dst: int) -> Any:
         """Send it."""
-        return node.summary
+        return getattr(node, self.name)
 
     def deliver(self, node: Node, inbox: dict[int, Any]) -> None:
         """Keep it."""
         for summary in inbox.values():  # one at most
-            node.summary = summary
+            setattr(node, self.name, summary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,11 @@ def survey(model: SparseModel, n_nodes: int) -> Program:
 
     The last step's result is the summary, from the first node.
     """
+    return [Survey(model), *add_up("summary", n_nodes), ShowSummary()]
+
+
+def add_up(name: str, n_nodes: int) -> Program:
+    """Return the exchanges after which all nodes have the sum of what each has."""
     levels = []
     stride = 1
     while stride < n_nodes:
@@ -91,9 +98,9 @@ def survey(model: SparseModel, n_nodes: int) -> Program:
             tuple((k + stride, k) for k in range(0, n_nodes - stride, 2 * stride))
         )
         stride *= 2
-    up = [AddSummaries(links) for links in levels]
-    down = [TellSummary(tuple((j, i) for i, j in links)) for links in reversed(levels)]
-    return [Survey(model), *up, *down, ShowSummary()]
+    up = [AddSummaries(links, name) for links in levels]
+    back = [tuple((j, i) for i, j in links) for links in reversed(levels)]
+    return [*up, *(TellSummary(links, name) for links in back)]
 
 
 # ---------------------------------------------------------------- what the data need

@@ -27,6 +27,7 @@ __all__ = [
     "Header",
     "Read",
     "Span",
+    "read_blocks",
     "read_docword",
     "read_header",
     "read_span",
@@ -223,6 +224,54 @@ def read_span(
     found.sum_duplicates()
     if span.where is not None:
         found.read = read
+    return found
+
+
+def read_blocks(path: PathLike, n_entries: int) -> Iterator[sp.csr_array]:
+    """Yield all documents of a file in order, some at a time.
+
+    Parameters
+    ----------
+    path : path
+    n_entries : int
+        How many entries to gather before documents are yielded.
+
+    Yields
+    ------
+    csr_array of shape (n, n_words)
+        As `read_span` returns them.
+    """
+    header = read_header(path)
+    whole = Span((0, header.n_docs))
+    held = [np.empty((0, 3), np.int64)]
+    start = n_held = last_doc = 0
+    read = Read(os.fspath(path), 0, header.nnz)
+    for entries in _entries(path, header, whole):
+        _check(path, header, entries[:, 0], entries[:, 1], last_doc)
+        last_doc = int(entries[-1, 0])
+        read += dataclasses.replace(read, n_read=len(entries))
+        held.append(entries)
+        n_held += len(entries)
+        if n_held >= n_entries:  # the last document may go on
+            found = np.concatenate(held)
+            cut = int(np.searchsorted(found[:, 0], last_doc))
+            if cut:
+                yield _block(found[:cut], start, last_doc - 1, header)
+                start = last_doc - 1
+            held, n_held = [found[cut:]], len(found) - cut
+    read.verify()
+    yield _block(np.concatenate(held), start, header.n_docs, header)
+
+
+def _block(
+    entries: NDArray[np.int64], start: int, stop: int, header: Header
+) -> sp.csr_array:
+    doc, word, count = entries[entries[:, 2] > 0].T
+    indptr = np.zeros(stop - start + 1, np.int64)
+    np.cumsum(np.bincount(doc - 1 - start, minlength=stop - start), out=indptr[1:])
+    counts, words = count.astype(np.float32), (word - 1).astype(np.int32)
+    found = sp.csr_array((counts, words, indptr), shape=(stop - start, header.n_words))
+    found.sum_duplicates()
     return found
 
 

@@ -15,8 +15,9 @@ import scipy.sparse as sp
 
 from ..labels import is_labelled
 from ..peers.source import InMemory, Source
-from ..sharding import is_dask
+from ..sharding import DaskData, Data, MemoryData, is_dask
 from .docword import Header, PathLike, Span, read_header, read_span, spans
+from .lazy import chunk_count, lazy_array
 
 __all__ = [
     "Corpus",
@@ -30,6 +31,11 @@ __all__ = [
 ]
 
 
+#: Bytes of an entry in memory, and entries of a document where they are unknown.
+_ENTRY = 12
+_ENTRIES = 300
+
+
 class Corpus(Source):
     """Documents as counts of words; blocks are CSR arrays, (n_docs, n_words)."""
 
@@ -37,6 +43,49 @@ class Corpus(Source):
     @abstractmethod
     def n_words(self) -> int:
         """Number of words in the vocabulary."""
+
+    @property
+    def n_entries(self) -> int | None:
+        """Distinct words, summed over documents; None where nobody has looked."""
+        return None
+
+    @property
+    def vocabulary_(self) -> Sequence[str] | None:
+        """Words in the order of their numbers, None where they are unknown."""
+        return None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the counts in blocks."""
+        return np.dtype(np.float32)
+
+    def to_dask(self, chunk_docs: int | str = "auto") -> Any:
+        """Return the documents as a lazy Dask array.
+
+        Parameters
+        ----------
+        chunk_docs : int or "auto", default="auto"
+            Documents of a chunk, on average: all chunks have about the same number of
+            entries. "auto" makes chunks of up to 48 MiB.
+
+        Returns
+        -------
+        dask array of shape (n_docs, n_words)
+            With chunks that are CSR arrays, each loaded where it is needed. A file in
+            docword format that is cut off is not noticed.
+
+        Examples
+        --------
+        >>> from dask_em.topics import as_corpus
+        >>> as_corpus([[1, 0, 2], [0, 1, 0]]).to_dask(chunk_docs=1).chunks
+        ((1, 1), (3,))
+        """
+        n_chunks = chunk_count(chunk_docs, self.n_rows, self.n_entries)
+        return lazy_array(self.cut(n_chunks), self.n_words, self.dtype)
+
+    def data(self) -> Data:
+        """Return the documents as rows for a fit with a manager."""
+        return DaskSource(self.to_dask())._rows(self.n_entries)
 
 
 def as_csr(block: Any) -> sp.csr_array:
@@ -93,6 +142,20 @@ class SparseSource(Corpus):
     def n_words(self) -> int:
         """Number of words in the vocabulary."""
         return int(self.X.shape[1])
+
+    @property
+    def n_entries(self) -> int:
+        """Distinct words, summed over documents."""
+        return int(self.X.nnz)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the counts."""
+        return self.X.dtype
+
+    def data(self) -> Data:
+        """Return the documents as rows for a fit with a manager."""
+        return MemoryData(self.X)
 
     def cut(self, n_nodes: int) -> list[Sequence[Any]]:
         """Cut documents into parts with about as many entries each."""
@@ -155,6 +218,46 @@ class DaskSource(Corpus):
         """Number of words in the vocabulary."""
         return int(self.X.shape[1])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the counts in blocks, as `as_csr` chooses it for small ones."""
+        given = np.dtype(self.X.dtype)
+        return given if given == np.float64 else np.dtype(np.float32)
+
+    def to_dask(self, chunk_docs: int | str = "auto") -> Any:
+        """Return the array, with chunks that are CSR arrays.
+
+        Parameters
+        ----------
+        chunk_docs : "auto"
+            Chunks stay as they are.
+        """
+        if chunk_docs != "auto":
+            raise ValueError(
+                "chunks of a Dask array are not cut anew; call rechunk on it, or write "
+                "it with write_corpus(..., docs_per_chunk=...)."
+            )
+        meta = sp.csr_array((0, 0), dtype=self.dtype)
+        return self.X.map_blocks(as_csr, dtype=self.dtype, meta=meta)
+
+    def data(self) -> Data:
+        """Return the documents as rows for a fit with a manager.
+
+        Chunks of unknown sizes are computed to count their rows.
+        """
+        return self._rows(None)
+
+    def _rows(self, n_entries: int | None) -> Data:
+        X = self.X
+        if self.n_rows is None:
+            X = X.copy()  # the caller's own is not to be changed
+            X.compute_chunk_sizes()
+        n_rows, n_words = X.shape
+        if n_entries is None:
+            n_entries = n_rows * min(n_words, _ENTRIES)
+        blocks = X.map_blocks(as_csr, dtype=X.dtype, meta=sp.csr_array((0, n_words)))
+        return DaskData(blocks, row_nbytes=_ENTRY * n_entries / max(n_rows, 1) + 8)
+
     def cut(self, n_nodes: int) -> list[Sequence[Any]]:
         """Deal out chunks, about as many documents each if their sizes are known.
 
@@ -182,6 +285,10 @@ class _DocwordLoader:
     path: str
     header: Header
     span: Span
+
+    @property
+    def n_docs(self) -> int:
+        return self.span.docs[1] - self.span.docs[0]
 
     def load(self) -> sp.csr_array:
         return read_span(self.path, self.header, self.span)
@@ -225,6 +332,11 @@ class DocwordSource(Corpus):
         """Number of words in the vocabulary."""
         return self.header.n_words
 
+    @property
+    def n_entries(self) -> int:
+        """Distinct words, summed over documents."""
+        return self.header.nnz
+
     def cut(self, n_nodes: int) -> list[Sequence[Any]]:
         """Cut the file into parts with about as many bytes, or documents, each."""
         return [
@@ -240,9 +352,12 @@ def as_corpus(X: Any) -> Corpus:
 
     Parameters
     ----------
-    X : Corpus, path, dask array or DataFrame, sparse matrix or array-like
-        A path is that of a file in docword format; all others have the shape
-        (n_docs, n_words). Of an `xarray.DataArray` the array alone is used.
+    X : object
+        A corpus; the path of a directory that `write_corpus` wrote, or of a file in
+        docword format; lists of words, in a list or a Dask bag, which make a
+        `TokenSource`; or counts, of shape (n_docs, n_words), in a Dask array or
+        DataFrame, a sparse matrix, or anything like an array. Of an
+        `xarray.DataArray` the array alone is used.
 
     Returns
     -------
@@ -254,22 +369,35 @@ def as_corpus(X: Any) -> Corpus:
     >>> corpus = as_corpus([[1, 0, 2], [0, 1, 0]])
     >>> corpus.n_rows, corpus.n_words
     (2, 3)
+    >>> as_corpus([["tea", "time"], ["tea"]]).vocabulary_
+    ('tea', 'time')
     """
+    from .tokens import TokenSource, are_tokens
+
     if isinstance(X, Corpus):
         return X
     if isinstance(X, str | os.PathLike):
         return _of_path(X)
     X = unlabelled(X)
     if is_dask(X):
-        found = X.to_dask_array() if hasattr(X, "to_dask_array") else X
-        if not hasattr(found, "numblocks"):
+        from dask.delayed import Delayed
+
+        if isinstance(X, Delayed):  # which has every attribute
             raise TypeError(
-                f"Counts of words are wanted, got a Dask {type(X).__name__}; count the "
-                "words of texts with scikit-learn's HashingVectorizer, or "
-                "CountVectorizer with a vocabulary, in map_partitions, and pass the "
-                "counts as a Dask array, or the path of a docword file."
+                "Counts of words, or lists of words, are wanted, got a Dask Delayed; "
+                "make an array of it with dask.array.from_delayed, or a bag."
             )
-        return DaskSource(found)
+        if hasattr(X, "fold"):  # a bag
+            return TokenSource(X)
+        found = X.to_dask_array() if hasattr(X, "to_dask_array") else X
+        if hasattr(found, "numblocks"):
+            return DaskSource(found)
+        raise TypeError(
+            "Counts of words, or lists of words, are wanted, got a Dask "
+            f"{type(X).__name__}; pass counts as a Dask array, or words as a bag."
+        )
+    if are_tokens(X):
+        return TokenSource(X)
     refuse_texts(X)
     return SparseSource(as_csr(X))
 
@@ -286,8 +414,12 @@ def unlabelled(X: Any) -> Any:
     return X.data
 
 
-def _of_path(path: PathLike) -> DocwordSource:
+def _of_path(path: PathLike) -> Corpus:
     try:
+        if os.path.isdir(path):
+            from .chunks import ChunkedSource
+
+            return ChunkedSource(path)
         return DocwordSource(path)
     except OSError as error:
         missing = (errno.ENOENT, errno.ENAMETOOLONG)
@@ -295,12 +427,12 @@ def _of_path(path: PathLike) -> DocwordSource:
             raise
         shown = path if len(path) <= 60 else f"{path[:60]}..."
         raise FileNotFoundError(
-            errno.ENOENT, "no such file; a string is the path of a docword file", shown
+            errno.ENOENT, "no such file; a string is the path of a corpus", shown
         ) from None
 
 
 def refuse_texts(X: Any) -> None:
-    """Raise for texts in place of counts, or lists of words."""
+    """Raise for texts in place of counts."""
     first = X
     for _ in range(2):
         if isinstance(first, list | tuple):
@@ -309,6 +441,7 @@ def refuse_texts(X: Any) -> None:
             first = next(iter(first), None)
         if isinstance(first, str):
             raise TypeError(
-                "Counts of words are wanted, got texts; count their words with "
-                "scikit-learn's CountVectorizer().fit_transform(texts)."
+                "Counts of words, or lists of words, are wanted, got texts; split them "
+                "into words, or count them with scikit-learn's "
+                "CountVectorizer().fit_transform(texts)."
             )

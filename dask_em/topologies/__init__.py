@@ -11,6 +11,7 @@ from .cost import Network
 from .map_reduce import MapReduce
 from .owner_sharded import OwnerSharded
 from .plan import Message, Plan, make_plan
+from .rotation import Rotation
 from .sharing import Sharing
 from .spanning_tree import JunctionTree, Star, Tree
 
@@ -22,6 +23,7 @@ __all__ = [
     "Network",
     "OwnerSharded",
     "Plan",
+    "Rotation",
     "Round",
     "Sharing",
     "Star",
@@ -36,6 +38,7 @@ _NAMED: dict[str, Callable[[], Topology]] = {
     "all_pairs": AllPairs,
     "junction_tree": JunctionTree,
     "owner_sharded": OwnerSharded,
+    "rotation": Rotation,
     "star": Star,
     "tree": Tree,
 }

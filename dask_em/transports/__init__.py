@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .base import Transport
 from .local import Local
 from .simulated import Fault, Simulated
+from .timeline import Interval, Timeline
 
 if TYPE_CHECKING:
     from .peers.base import PeerTransport
@@ -15,8 +16,10 @@ __all__ = [
     "Actors",
     "Fault",
     "Futures",
+    "Interval",
     "Local",
     "Simulated",
+    "Timeline",
     "Transport",
     "named_transport",
 ]
@@ -79,11 +82,17 @@ def named_peers(transport: Any) -> PeerTransport:
         return Actors().peers()
     if hasattr(transport, "peers") and not isinstance(transport, type):
         return transport.peers()
-    if isinstance(transport, str) and transport in ("auto", "local", "futures"):
+    if isinstance(transport, str) and transport in (
+        "auto",
+        "local",
+        "futures",
+        "simulated",
+    ):
         return named_transport(transport).peers()
     raise ValueError(
-        "transport must be 'auto', 'local', 'futures', 'actors' or an object from "
-        f"dask_em.transports that carries messages between workers, got {transport!r}."
+        "transport must be 'auto', 'local', 'futures', 'actors', 'simulated' or an "
+        "object from dask_em.transports that carries messages between workers, got "
+        f"{transport!r}."
     )
 
 

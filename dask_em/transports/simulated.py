@@ -8,7 +8,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from .base import (
     apply_to_piece,
     execute,
 )
+from .timeline import Interval, Timeline, joined
+
+if TYPE_CHECKING:
+    from .peers.base import PeerTransport
 
 __all__ = ["Fault", "Simulated"]
 
@@ -180,6 +184,12 @@ class Simulated(Transport):
         self.loss = loss
         self.seed = seed
 
+    def peers(self) -> PeerTransport:
+        """Return what carries messages between simulated workers."""
+        from .peers.simulated import SimulatedPeers
+
+        return SimulatedPeers(self)
+
     def __repr__(self) -> str:
         """Return the call that makes it, with the main settings."""
         return f"Simulated({self.n_workers}, latency={self.latency})"
@@ -202,6 +212,7 @@ class Simulated(Transport):
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._ready: list[TransportEvent] = []
+        self._intervals: list[Interval] = []
         self._rng = np.random.default_rng(self.seed)
         self._generation = 0
         share = -(-data.n_rows // self.n_workers)
@@ -280,6 +291,11 @@ class Simulated(Transport):
         grain = _TRIPS * self.round_trip
         return 8 if grain <= 0 else int(np.clip(self._share / grain, 1, 8))
 
+    @property
+    def timeline(self) -> Timeline:
+        """What workers did in the last fit."""
+        return joined(self._names, self._intervals)
+
     # ------------------------------------------------------------- the clock
 
     def _at(self, time: float, action: Callable[[], None]) -> None:
@@ -318,20 +334,26 @@ class Simulated(Transport):
         seconds /= worker.speed
         if self.jitter:
             seconds *= float(np.exp(self.jitter * self._rng.standard_normal()))
+        begins = self._now
         if e_step.shard not in worker.holds:
-            seconds += self.latency + shard.nbytes / self._bandwidth
+            begins += self.latency + shard.nbytes / self._bandwidth
             worker.holds.add(e_step.shard)
+        if begins > self._now:
+            self._intervals.append(Interval(name, "transfer", self._now, begins))
+        kind = "work" if e_step.total is None else "extra"
+        doing = Interval(name, kind, begins, begins + seconds)
         life, generation = worker.life, self._generation
 
         def finish() -> None:
             if worker.life != life:
                 return
             worker.running = None
+            self._intervals.append(doing)
             if generation == self._generation:
                 self._report(e_step)
             self._work(name)
 
-        self._at(self._now + seconds, finish)
+        self._at(doing.stop, finish)
 
     def _report(self, e_step: EStep) -> None:
         event: TransportEvent

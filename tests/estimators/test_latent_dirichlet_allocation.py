@@ -1,4 +1,4 @@
-"""Latent Dirichlet allocation as scikit-learn's users know it."""
+"""Latent Dirichlet allocation by variational inference, as scikit-learn has it."""
 
 import asyncio
 import pickle
@@ -33,9 +33,9 @@ COUNTS = corpus()
 
 
 def lda(**settings):
-    return LatentDirichletAllocation(
-        **{"n_components": 3, "random_state": 0, "transport": "local"} | settings
-    )
+    common = {"n_components": 3, "random_state": 0, "transport": "local"}
+    common["inference"] = "variational"
+    return LatentDirichletAllocation(**common | settings)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,14 @@ def test_what_is_no_count(fitted):
     for use in (lda().fit, fitted.transform, fitted.score):
         with pytest.raises(TypeError, match="CountVectorizer"):
             use(["the cat sat", "the mat"])
-        with pytest.raises(TypeError, match="HashingVectorizer"):
-            use(dask_bag.from_sequence(["the cat sat"]))
-        with pytest.raises(FileNotFoundError, match="path of a docword file"):
+        with pytest.raises(FileNotFoundError, match="path of a corpus"):
             use("the cat sat")
+    texts = dask_bag.from_sequence(["the cat sat"])
+    with pytest.raises(TypeError, match="must be lists of words, got the text"):
+        lda().fit(texts)
+    for words in ([["the", "cat"]], texts.map(str.split)):
+        with pytest.raises(ValueError, match=r"pass counts, or TokenSource\(X, voc"):
+            fitted.transform(words)
 
 
 def test_a_file_that_ends_early(fitted, tmp_path):
@@ -223,7 +227,10 @@ def test_a_failed_refit_changes_nothing():
         ({"doc_topic_prior": "a"}, "number above 0, or one .*, got 'a'"),
         ({"doc_topic_prior": [1, 2]}, "one for each of the 3 components"),
         ({"topic_word_prior": -1}, "topic_word_prior must be a number above 0"),
-        ({"inference": "gibbs"}, "inference must be 'variational'"),
+        ({"inference": "gibbs"}, "inference must be 'map', 'variational' or 'stoch"),
+        ({"schedule": "extra_updates"}, "schedule='extra_updates' is for inference='m"),
+        ({"wire": "float32"}, "wire='float32' is for inference='map'; leave it out"),
+        ({"learn_priors": True}, "learn_priors=True is for inference='map'"),
         ({"shards": 0}, "shards"),
         ({"topology": "ring"}, "topology"),
     ],
@@ -270,7 +277,10 @@ def test_components_of_an_untouched_graph(fitted):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @parametrize_with_checks(
-    [LatentDirichletAllocation(n_components=3, max_iter=5, transport="local")]
+    [
+        LatentDirichletAllocation(3, max_iter=5, transport="local", inference=inference)
+        for inference in ("map", "variational")
+    ]
 )
 def test_scikit_learn(estimator, check):
     check(estimator)

@@ -4,6 +4,9 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dask_em import (
+    PPCA,
+    DictionaryLearning,
+    FactorAnalysis,
     GaussianMixture,
     LinearMixedModel,
     MixtureOfExpertsClassifier,
@@ -37,6 +40,9 @@ def expected(estimator):
         *(GaussianMixture(covariance_type=kind) for kind in TYPES),
         LinearMixedModel(),
         MixtureOfExpertsRegressor(),
+        DictionaryLearning(),
+        FactorAnalysis(1),
+        PPCA(1),
     ],
     expected_failed_checks=expected,
 )

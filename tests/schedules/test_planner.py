@@ -15,6 +15,7 @@ from dask_em.schedules import (
     BoundedStaleness,
     ExtraUpdates,
     FractionBarrier,
+    Incremental,
     Schedule,
     Synchronous,
     named_schedule,
@@ -73,6 +74,23 @@ def first_pass(planner, runs, at=1.0):
 
 def test_every_worker_begins_with_its_first_shard():
     assert plan(Synchronous(), "aabbb").begin(0.0) == e_steps(0, "0a", "2b")
+
+
+def test_incremental_by_hand():
+    """Shards 0 and 1, then 2 and 3, then again; whoever has none waits."""
+    p = plan(Incremental(2), "abab")
+    assert first_pass(p, ["0a", "1b", "2a", "3b"]) == e_steps(1, "0a", "1b")
+    assert arrive(p, "1b", 1, 2.0) == []
+    assert arrive(p, "0a", 1, 3.0) == [RunMStep()]
+    assert p.handle(MStepDone(2, 3.0)) == e_steps(2, "2a", "3b")
+    arrive(p, "2a", 2, 4.0)
+    assert arrive(p, "3b", 2, 4.0) == [RunMStep()]
+    assert p.handle(MStepDone(3, 4.0)) == e_steps(3, "0a", "1b")
+
+
+def test_incremental_groups_are_single_shards_where_there_are_few():
+    p = plan(Incremental(8), "ab")
+    assert first_pass(p, ["0a", "1b"]) == e_steps(1, "0a")
 
 
 def test_synchronous_by_hand():

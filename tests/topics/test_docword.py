@@ -7,7 +7,6 @@ from pathlib import Path
 
 import dask
 import dask.array as da
-import dask.bag
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -133,17 +132,17 @@ def test_a_file_that_ends_early(tmp_path, n_nodes):
 
 
 def test_what_is_not_a_corpus(tmp_path):
-    words = "no such file; a string is the path of a docword file: 'the cat"
+    words = "no such file; a string is the path of a corpus: 'the cat"
     for text in ("the cat sat", "the cat " * 500):
         with pytest.raises(FileNotFoundError, match=words):
             as_corpus(text)
     with pytest.raises(FileNotFoundError, match=r"missing'$"):
         as_corpus(tmp_path / "missing")
-    for texts in (["a b", "c"], (["a"], ["b"]), np.array(["a b"])):
+    for texts in (["a b", "c"], ("a", "b"), np.array(["a b"])):
         with pytest.raises(TypeError, match=r"got texts; .*CountVectorizer"):
             as_corpus(texts)
-    with pytest.raises(TypeError, match=r"got a Dask Bag; .*HashingVectorizer"):
-        as_corpus(dask.bag.from_sequence(["a b", "c"]))
+    with pytest.raises(TypeError, match=r"got a Dask Delayed; .*from_delayed"):
+        as_corpus(dask.delayed(["a b", "c"]))
 
 
 def test_a_file_out_of_order_cannot_be_cut(tmp_path):

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from dask_em import Model, Statistics, fit_em
-from dask_em.schedules import BoundedStaleness, FractionBarrier, Synchronous
+from dask_em.schedules import (
+    BoundedStaleness,
+    ExtraUpdates,
+    FractionBarrier,
+    Synchronous,
+)
 from dask_em.sharding import Shard, as_data
 from dask_em.testing import assert_monotone, check_transport
 from dask_em.transports import Fault, Simulated
@@ -78,6 +83,33 @@ def test_a_pass_takes_its_cost_divided_by_the_workers():
 def test_the_slowest_sets_the_pace_of_a_barrier():
     slow = Simulated(4, cost=8.0, speeds=[1, 2, 1, 0.25])
     assert times(slow) == pytest.approx([8, 16, 24])
+
+
+def test_who_waited():
+    """Two shards each on workers of speeds 1 and 1/2, in three passes and a last."""
+    transport = Simulated(2, cost=4.0, speeds=[1.0, 0.5])
+    fit(transport)
+    timeline = transport.timeline
+    assert timeline.workers == ("worker-0", "worker-1")
+    assert [(i.worker, i.start, i.stop) for i in timeline.until(4.0).intervals] == [
+        ("worker-0", 0.0, 1.0),
+        ("worker-1", 0.0, 2.0),
+        ("worker-0", 1.0, 2.0),
+        ("worker-1", 2.0, 4.0),
+    ]
+    assert timeline.waiting() == {"worker-0": 0.5, "worker-1": 0.0}
+    assert {i.kind for i in timeline.intervals} == {"work"}
+
+
+def test_extra_updates_and_transfers_are_told_apart():
+    slow = Simulated(2, cost=4.0, speeds=[1.0, 0.1])
+    fit(slow, schedule=ExtraUpdates(Synchronous(), 1))
+    assert {i.kind for i in slow.timeline.intervals} == {"work", "extra"}
+    slow = Simulated(2, cost=4.0, speeds=[1.0, 0.1], bandwidth=1e4)
+    fit(slow, hand_out=True, shards=8)
+    moves = [i for i in slow.timeline.intervals if i.kind == "transfer"]
+    assert moves
+    assert slow.timeline.waiting(["work", "transfer"])["worker-0"] < 0.2
 
 
 def test_shards_of_a_worker_queue():

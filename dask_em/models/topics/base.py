@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from ...sparse_model import Array, Ids, SparseModel, Start
 from .draws import draw_rows
 
-__all__ = ["CorpusSummary", "Documents", "TopicModel", "check_counts"]
+__all__ = [
+    "CorpusSummary",
+    "Documents",
+    "TopicModel",
+    "check_corpus",
+    "check_counts",
+    "survey_counts",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +55,21 @@ class CorpusSummary:
     def weight(self) -> float:
         """Number of tokens."""
         return self.n_tokens
+
+    @property
+    def n_rows(self) -> int:
+        """Number of documents."""
+        return self.n_docs
+
+    @property
+    def fingerprint(self) -> dict[str, float | None]:
+        """What tells one corpus from another, for checkpoints."""
+        return {
+            "n_docs": self.n_docs,
+            "n_words": self.n_words,
+            "n_entries": self.n_entries,
+            "n_tokens": self.n_tokens,
+        }
 
     def __add__(self, other: CorpusSummary) -> CorpusSummary:
         known = {n for n in (self.n_words, other.n_words) if n is not None}
@@ -153,6 +175,42 @@ def check_counts(block: sp.csr_array, whom: str) -> None:
         )
 
 
+def survey_counts(block: sp.csr_array, whom: str) -> CorpusSummary:
+    """Count documents, words and tokens of a block, and check counts.
+
+    Parameters
+    ----------
+    block : csr_array of shape (n_docs, n_words)
+    whom : str
+        Who was given them, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a count is negative or not finite.
+    """
+    check_counts(block, whom)
+    return CorpusSummary(
+        n_docs=block.shape[0],
+        n_empty=int((np.diff(block.indptr) == 0).sum()),
+        n_words=block.shape[1],
+        n_entries=int(block.nnz),
+        n_tokens=float(block.data.sum(dtype=np.float64)),
+        read=getattr(block, "read", None),
+    )
+
+
+def check_corpus(summary: CorpusSummary) -> None:
+    """Raise `ValueError` for a file cut off, or a corpus without a single word."""
+    if summary.read is not None:
+        summary.read.verify()
+    if summary.n_tokens <= 0:
+        raise ValueError(
+            f"None of the {summary.n_docs} documents has a word; check how they were "
+            "counted."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class TopicModel(SparseModel):
     """A model whose statistics are counts of words in topics.
@@ -187,26 +245,12 @@ class TopicModel(SparseModel):
         """
         summary = CorpusSummary()
         for block in blocks:
-            check_counts(block, self.name)
-            summary = summary + CorpusSummary(
-                n_docs=block.shape[0],
-                n_empty=int((np.diff(block.indptr) == 0).sum()),
-                n_words=block.shape[1],
-                n_entries=int(block.nnz),
-                n_tokens=float(block.data.sum(dtype=np.float64)),
-                read=getattr(block, "read", None),
-            )
+            summary = summary + survey_counts(block, self.name)
         return summary
 
     def check(self, summary: CorpusSummary) -> None:
         """Raise `ValueError` for a file cut off, or a corpus without a single word."""
-        if summary.read is not None:
-            summary.read.verify()
-        if summary.n_tokens <= 0:
-            raise ValueError(
-                f"None of the {summary.n_docs} documents has a word; check how they "
-                "were counted."
-            )
+        check_corpus(summary)
 
     def prepare(
         self, blocks: Sequence[sp.csr_array], summary: CorpusSummary

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -13,10 +15,12 @@ from .base import Documents
 from .variational import infer_topics, topics_part
 
 __all__ = [
+    "Posterior",
     "completion",
     "document_topics",
     "exp_dirichlet",
     "normalised",
+    "probabilities",
     "split_tokens",
     "topics_bound",
 ]
@@ -31,6 +35,18 @@ def exp_dirichlet(components: Array) -> Array:
         Parameters of their Dirichlet distributions.
     """
     return np.exp(digamma(components) - digamma(components.sum(axis=1))[:, None])
+
+
+def probabilities(components: Array) -> Array:
+    """Return topics as distributions of words; one without any is an even one.
+
+    Parameters
+    ----------
+    components : array of shape (K, n_words)
+    """
+    sums = components.sum(axis=1, keepdims=True)
+    empty = sums == 0
+    return np.where(empty, 1 / components.shape[1], components / (sums + empty))
 
 
 def normalised(gamma: Array) -> Array:
@@ -143,3 +159,51 @@ def completion(
         p = columns[scored.indices[mine]] @ theta[d]
         total += float(scored.data[mine] @ np.log(p))
     return total, float(scored.data.sum(dtype=np.float64))
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """Describes and judges documents by a posterior of topics.
+
+    Parameters
+    ----------
+    components : array of shape (K, n_words)
+    alpha : array of shape (K,)
+    tol : float
+        Mean absolute change of gamma below which a document is done.
+    max_iter : int
+        Updates of a document at most.
+    normalize : bool, default=True
+        Whether calling this returns expected shares of topics, or else gamma.
+    """
+
+    components: Array
+    alpha: Array
+    tol: float
+    max_iter: int
+    normalize: bool = True
+
+    def __call__(self, X: sp.csr_array) -> Array:
+        """Return the topics of documents, of shape (n_docs, K)."""
+        gamma, _ = self._found(X)
+        return normalised(gamma) if self.normalize else gamma
+
+    def part(self, X: sp.csr_array) -> float:
+        """Return what documents contribute to the bound on the log-likelihood."""
+        return self._found(X)[1]
+
+    def completed(
+        self, observed: sp.csr_array, scored: sp.csr_array
+    ) -> tuple[float, float]:
+        """Return the log-probability of tokens, and how many there are.
+
+        Parameters
+        ----------
+        observed, scored : csr_array of shape (n_docs, n_words)
+            Tokens of the same documents, from which to find topics, and to score.
+        """
+        gamma, _ = self._found(observed)
+        return completion(normalised(gamma), probabilities(self.components), scored)
+
+    def _found(self, X: sp.csr_array) -> tuple[Array, float]:
+        return document_topics(self.components, X, self.alpha, self.tol, self.max_iter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -27,6 +28,12 @@ class PeerTransport(ABC):
     kind = ""
     #: Which worker each node is on.
     places: tuple[str, ...] = ()
+    #: Whether seconds are those of a clock that only pretends.
+    virtual = False
+
+    def now(self) -> float:
+        """Return seconds, on the clock by which fits are timed."""
+        return time.monotonic()
 
     @abstractmethod
     async def open(self, source: Source, n_nodes: int | None) -> int:

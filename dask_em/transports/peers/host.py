@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ...peers.node import Node
+from ...peers.patience import Patience
 from ...peers.program import (
     Exchange,
     Lost,
@@ -31,9 +33,17 @@ class _Inbox:
     def __init__(self) -> None:
         self.payloads: dict[int, Any] = {}
         self.changed = asyncio.Event()
+        #: When the last of them came.
+        self.latest = 0.0
 
-    async def until(self, n: int) -> dict[int, Any]:
-        while len(self.payloads) < n:
+    def add(self, src: int, payload: Any) -> None:
+        self.payloads[src] = payload
+        self.latest = time.monotonic()
+        self.changed.set()
+
+    async def until(self, sources: Sequence[int], less: int = 1) -> dict[int, Any]:
+        """Wait for the messages of some nodes, less than so many; return all."""
+        while len(set(sources) - self.payloads.keys()) >= less:
             self.changed.clear()
             await self.changed.wait()
         return self.payloads
@@ -65,6 +75,10 @@ class Host:
         self._inboxes: dict[tuple[int, int, int], _Inbox] = {}
         self._run = 0
         self._tasks: Sequence[asyncio.Future[list[Any]]] = ()
+        self._patience = Patience()
+        self._n_threads = n_threads
+        #: Nodes that do something while they wait.
+        self._n_extra = 0
 
     async def run(self, run: int, program: Program) -> dict[int, list[Any]]:
         """Run a program; return the results of its steps, for each node.
@@ -98,14 +112,18 @@ class Host:
         self, run: int, node: Node, program: Program, links: Mapping[int, Any]
     ) -> list[Any]:
         results = []
+        seconds = 0.0  # that the last step took
         for position, item in enumerate(program):
             if isinstance(item, Step):
-                results.append(await self._thread(node, item.run, node))
+                found, seconds = await self._thread(node, _timed, item, node)
+                results.append(found)
             else:
                 targets, sources = (
                     found.get(node.index, []) for found in links[position]
                 )
-                await self._exchange(run, position, node, item, targets, len(sources))
+                await self._exchange(
+                    run, position, node, item, targets, sources, seconds
+                )
         return results
 
     async def _exchange(
@@ -115,7 +133,8 @@ class Host:
         node: Node,
         exchange: Exchange,
         targets: Sequence[int],
-        n_sources: int,
+        sources: Sequence[int],
+        seconds: float,
     ) -> None:
         sending = []
         for dst in targets:
@@ -128,13 +147,45 @@ class Host:
                 sending.append(asyncio.ensure_future(_sent(arrival, dst)))
         inbox = self._inbox(run, position, node.index)
         try:
-            payloads = await inbox.until(n_sources)
+            if exchange.meanwhile is not None and sources:
+                await self._meanwhile(node, exchange, inbox, sources, seconds)
+            payloads = await inbox.until(sources)
             await self._thread(node, exchange.deliver, node, payloads)
             await asyncio.gather(*sending)
         finally:
             for task in sending:
                 task.cancel()
             self._inboxes.pop((run, position, node.index), None)
+
+    async def _meanwhile(
+        self,
+        node: Node,
+        exchange: Exchange,
+        inbox: _Inbox,
+        sources: Sequence[int],
+        seconds: float,
+    ) -> None:
+        """Do something while messages are awaited, if there is time enough."""
+        began = time.monotonic()
+        here = [k for k in sources if k in self.nodes]
+        for _ in range(exchange.at_most):
+            # not on a thread that somebody here still needs
+            await inbox.until(here, self._n_threads)
+            elapsed = time.monotonic() - began
+            if len(inbox.payloads) >= len(sources) or self._n_extra >= (
+                self._n_threads - len(set(here) - inbox.payloads.keys())
+            ):
+                break
+            if not self._patience.pays(node.index, elapsed, seconds):
+                break
+            assert exchange.meanwhile is not None
+            self._n_extra += 1
+            try:
+                await self._thread(node, exchange.meanwhile.run, node)
+            finally:
+                self._n_extra -= 1
+        await inbox.until(sources)
+        self._patience.waited(node.index, max(inbox.latest - began, 0.0))
 
     def _inbox(self, run: int, position: int, dst: int) -> _Inbox:
         return self._inboxes.setdefault((run, position, dst), _Inbox())
@@ -145,9 +196,7 @@ class Host:
         """Take in a message; one of a run that is over is dropped."""
         if run < self._run:
             return
-        inbox = self._inbox(run, position, dst)
-        inbox.payloads[src] = payload
-        inbox.changed.set()
+        self._inbox(run, position, dst).add(src, payload)
 
     async def _thread(self, node: Node, fn: Callable[..., R], *args: Any) -> R:
         def work() -> R:
@@ -161,6 +210,12 @@ class Host:
         for task in self._tasks:
             task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _timed(step: Step, node: Node) -> tuple[Any, float]:
+    """Return what a step returns, and the seconds it took."""
+    began = time.perf_counter()
+    return step.run(node), time.perf_counter() - began
 
 
 async def _sent(arrival: Awaitable[Any], dst: int) -> None:

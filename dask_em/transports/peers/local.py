@@ -13,7 +13,7 @@ from ...peers.source import Source
 from .base import PeerTransport
 from .host import Host
 
-__all__ = ["LocalPeers"]
+__all__ = ["Kept", "LocalPeers", "computed"]
 
 #: Rows below which another node is not worth its while.
 _ROWS = 500
@@ -39,7 +39,7 @@ class LocalPeers(PeerTransport):
             rows = source.n_rows
             n_nodes = threads if rows is None else max(1, min(threads, rows // _ROWS))
         chunks = await asyncio.to_thread(
-            lambda: [_computed(part) for part in source.cut(n_nodes)]
+            lambda: [computed(part) for part in source.cut(n_nodes)]
         )
         chunks.append([])
         self._nodes = {k: Node(k, n_nodes, c) for k, c in enumerate(chunks)}
@@ -69,6 +69,8 @@ class LocalPeers(PeerTransport):
         """Stop the threads and let go of the data."""
         if hasattr(self, "_host"):
             self._host.close()
+            for node in self._nodes.values():
+                node.close()
             self._nodes.clear()
 
 
@@ -83,7 +85,7 @@ class Kept:
         return self._value
 
 
-def _computed(chunks: Any) -> list[Any]:
+def computed(chunks: Any) -> list[Any]:
     """Compute what Dask has still to compute, in threads."""
     chunks = list(chunks)
     lazy = [i for i, c in enumerate(chunks) if hasattr(c, "__dask_graph__")]

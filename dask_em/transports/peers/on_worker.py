@@ -30,11 +30,17 @@ def _here() -> str:
 
 def install(fit: str, index: int, n_nodes: int, *chunks: Any) -> bool:
     """Make a node."""
-    key = _here(), fit, index
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = str(worker.address), fit, index
+    node = Node(index, n_nodes, chunks)
+    node.memory = worker.memory_manager.memory_limit or None
+    node.folder = worker.local_directory
     with _LOCK:
         if fit in _OVER:
             raise Lost("the fit is over")
-        _NODES[key] = Node(index, n_nodes, chunks)
+        _NODES[key] = node
         _STAMPS[key] = (0, 0)
     return True
 
@@ -121,5 +127,5 @@ def forget(fit: str) -> None:
     with _LOCK:
         _OVER.add(fit)
         for key in [k for k in _NODES if k[1] == fit]:
-            _NODES.pop(key)
+            _NODES.pop(key).close()
             _STAMPS.pop(key, None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+from ...peers.patience import Patience
 from ...peers.program import Program, Step, by_node
 from . import on_worker
 from .cluster import ClusterPeers, finished, release
@@ -21,8 +23,13 @@ class TaskPeers(ClusterPeers):
 
     kind = "futures"
 
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self._patience = Patience()
+
     async def _run(self, run: int, program: Program) -> list[list[Any]]:
         chains = [_Chain(self, run, k) for k in range(self._n_nodes + 1)]
+        self._once: set[Any] = set()
         try:
             return await self._finish(chains, program)
         finally:
@@ -40,6 +47,8 @@ class TaskPeers(ClusterPeers):
                 (src, dst): chains[src].message(position, bare, dst)
                 for src, dst in item.links
             }
+            if item.meanwhile is not None and item.at_most:
+                await self._meanwhile(item.meanwhile, item.at_most, chains, messages)
             _, links = by_node(item.links)
             for chain in chains:
                 sources = links.get(chain.index, [])
@@ -58,6 +67,73 @@ class TaskPeers(ClusterPeers):
         )
         return [[r for f in c.futures for r in values[f.key]] for c in chains]
 
+    async def _meanwhile(
+        self,
+        step: Step,
+        at_most: int,
+        chains: list[_Chain],
+        messages: dict[tuple[int, int], Any],
+    ) -> None:
+        """Let nodes do a step again and again until all messages have been made.
+
+        They do not where all threads of their worker are busy.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        senders = {src for src, _ in messages}
+        waiting = {
+            k: asyncio.gather(
+                *(_done(f) for (src, _), f in messages.items() if src == k)
+            )
+            for k in senders
+        }
+        ready: dict[int, float] = {}
+        busy: dict[int, Any] = {}
+        left = dict.fromkeys(waiting, at_most)
+        try:
+            while True:
+                now = clock()
+                for k, task in waiting.items():
+                    if task.done():
+                        ready.setdefault(k, now)
+                if len(ready) == len(waiting):
+                    break
+                working = senders - ready.keys()
+                working |= {k for k, task in busy.items() if not task.done()}
+                for k, then in ready.items():
+                    if k in working or not left[k]:
+                        continue
+                    place = self.places[k]
+                    threads = self._workers.get(place, 1)
+                    if sum(self.places[i] == place for i in working) < threads and (
+                        self._patience.pays(k, now - then, then - began)
+                    ):
+                        left[k] -= 1
+                        working.add(k)
+                        busy[k] = asyncio.ensure_future(_done(chains[k].also(step)))
+                tasks = (*waiting.values(), *busy.values())
+                await asyncio.wait(
+                    [task for task in tasks if not task.done()],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            for k, then in ready.items():
+                self._patience.waited(k, now - then)
+        finally:
+            for task in (*waiting.values(), *busy.values()):
+                task.cancel()
+
+    def _used(self, message: Any) -> None:
+        """Let go of a message once its receiver and its sender depend on it."""
+        if message.key in self._once:
+            self._once.remove(message.key)
+            message.release()
+        else:
+            self._once.add(message.key)
+
+
+async def _done(future: Any) -> None:
+    await future._state.wait()
+
 
 class _Chain:
     """The tasks of one node: what it does runs one after the other."""
@@ -67,8 +143,10 @@ class _Chain:
         self._run = run
         self.index = index
         self._tick = 0
+        #: Those with results.
         self.futures: list[Any] = []
-        #: These, and the messages.
+        self._last: list[Any] = []
+        #: These, and others, and messages.
         self.made: list[Any] = []
         self.pending: list[Any] = []
         self.arriving: list[Any] = []
@@ -81,27 +159,38 @@ class _Chain:
             on_worker.message,
             exchange,
             dst,
-            *self.futures[-1:],
+            *self._last,
             key=("peer_message", position, self.index, dst),
         )
         self._leaving.append(future)
         return future
 
+    def also(self, step: Step) -> Any:
+        """Do a step of which nobody wants the result."""
+        assert not self.pending
+        return self._advance([step], [])
+
     def flush(self) -> None:
         """Do what is to be done, after all that was sent before has been made."""
         if not self.pending:
             return
+        self.futures.append(self._advance(self.pending, self.arriving))
+        self.pending, self.arriving = [], []
+
+    def _advance(self, items: list[Any], arriving: list[Any]) -> Any:
         future = self._submit(
             on_worker.advance,
-            tuple(self.pending),
-            list(self.arriving),
-            *self.futures[-1:],
+            tuple(items),
+            list(arriving),
+            *self._last,
             *self._leaving,
             key=("peer_step", self._tick, self.index),
         )
-        self.futures.append(future)
+        for message in (*arriving, *self._leaving):
+            self._peers._used(message)  # to be kept for no longer than necessary
+        self._last, self._leaving = [future], []
         self._tick += 1
-        self.pending, self.arriving, self._leaving = [], [], []
+        return future
 
     def _submit(self, fn: Any, *args: Any, key: tuple[Any, ...]) -> Any:
         name, *rest = key

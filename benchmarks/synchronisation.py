@@ -1,0 +1,240 @@
+"""Ways to synchronise a topic model where one of four workers is four times slower.
+
+``simulator``: virtual time until held-out documents have a perplexity of 1700, on KOS
+(K = 25) and NIPS (K = 50), from almost even topics. The unit is a pass over all
+documents by four healthy workers. With the share of that time that the healthy workers
+waited.
+
+``picture``: who works when, drawn side by side.
+
+``cluster``: the same on four real worker processes, whose E-steps are padded by sleeping
+to 100 ms and more, on 20 Newsgroups replicated.
+
+    DASK_EM_DATA=... python benchmarks/synchronisation.py simulator
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from topics import CORPORA, TARGET, Corpus
+
+from dask_em import fit_em
+from dask_em.drivers.peer import Stage, fit_peers
+from dask_em.models.topics.count import CountTopicModel
+from dask_em.models.topics.rotating import RotatingTopicModel
+from dask_em.schedules import BoundedStaleness, ExtraUpdates, Schedule, Synchronous
+from dask_em.topics import as_corpus
+from dask_em.topologies import Rotation
+from dask_em.transports import Simulated, Timeline
+
+SLOW = (1.0, 1.0, 1.0, 0.25)
+#: Messages cost 1 % of a pass each way.
+LATENCY = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Managed:
+    schedule: Schedule
+    shards: int
+    hand_out: bool = False
+
+
+STRATEGIES: dict[str, Managed | Rotation] = {
+    "barrier": Managed(Synchronous(), 4),
+    "barrier + extra updates": Managed(ExtraUpdates(Synchronous(), 2), 4),
+    "bounded staleness, shards stay": Managed(BoundedStaleness(3), 16),
+    "barrier, 64 shards handed out": Managed(Synchronous(), 64, True),
+    "bounded staleness, 16 shards handed out": Managed(BoundedStaleness(), 16, True),
+    "bounded staleness, 64 shards handed out": Managed(BoundedStaleness(), 64, True),
+    "rotation, barrier": Rotation("barrier"),
+    "rotation, extra updates": Rotation("extra_updates"),
+    "rotation, neighbours": Rotation("neighbours"),
+}
+
+
+class Watched(Simulated):
+    """A simulation whose nodes can be looked at in mid-fit."""
+
+    def peers(self) -> Any:
+        self.nodes = super().peers()
+        return self.nodes
+
+
+@dataclasses.dataclass
+class Run:
+    seconds: float
+    waiting: float
+    passes: float
+    timeline: Timeline
+
+
+def topics_of(nodes: Any, n_words: int, b: float) -> np.ndarray:
+    """Put topics together from the slices of all nodes."""
+    from dask_em.peers.rotation import _ids
+
+    counts = None
+    for node in nodes._nodes[:-1]:
+        parts = [node.rotating.slices[j].columns for j in node.rotating.home]
+        columns = np.concatenate(parts)
+        if counts is None:
+            counts = np.full((columns.shape[1], n_words), b)
+        ids = _ids(node)[: len(columns)]
+        counts[:, ids] = columns.T + b
+    return counts / counts.sum(axis=1, keepdims=True)
+
+
+def run(
+    strategy: Managed | Rotation,
+    corpus: Corpus,
+    n_topics: int,
+    speeds: tuple[float, ...],
+    seed: int,
+    most: float,
+    target: float = TARGET,
+) -> Run:
+    """Fit until the target is reached, or so much virtual time has passed."""
+    transport = Watched(len(speeds), cost=4.0, speeds=speeds, latency=LATENCY)
+    reached: list[tuple[float, float]] = []
+    data = as_corpus(corpus.train)
+    b = 0.1
+
+    def score(progress: Any) -> bool:
+        if isinstance(strategy, Rotation):
+            now = transport.nodes.now()
+            topics = topics_of(transport.nodes, corpus.train.shape[1], b)
+        else:
+            now = transport.now()
+            topics = progress.params.probabilities(b)
+        if corpus.perplexity(topics) <= target and not reached:
+            reached.append((now, progress.effective_passes))
+        return bool(reached) or now > most
+
+    if isinstance(strategy, Rotation):
+        fit_peers(
+            [Stage(RotatingTopicModel(n_topics, begin="random"), 1000, 0.0)],
+            data,
+            topology=strategy,
+            transport=transport,
+            shards=len(speeds),
+            seed=seed,
+            callback=score,
+        )
+    else:
+        fit_em(
+            CountTopicModel(n_topics, begin="random"),
+            data.data(),
+            schedule=strategy.schedule,
+            shards=strategy.shards,
+            hand_out=strategy.hand_out,
+            transport=transport,
+            tol=0,
+            max_iter=1000,
+            random_state=seed,
+            callback=_sometimes(score, 8 if strategy.shards > 16 else 1),
+        )
+    seconds, passes = reached[0] if reached else (np.inf, np.inf)
+    timeline = transport.timeline.until(min(seconds, most))
+    shares = timeline.waiting()
+    healthy = [w for w, s in zip(timeline.workers, speeds, strict=True) if s == 1.0]
+    waiting = float(np.mean([shares[w] for w in healthy]))
+    return Run(seconds, waiting, passes, timeline)
+
+
+def _sometimes(score: Callable[[Any], bool], every: int) -> Callable[[Any], bool]:
+    """Score every so many M-steps: it takes longer than these."""
+
+    def call(progress: Any) -> bool:
+        return progress.version % every == 0 and score(progress)
+
+    return call
+
+
+def simulate(seeds: int) -> None:
+    """Print time to the target for all strategies."""
+    print("\n| corpus | speeds | strategy | time | of the barrier | waiting | passes |")
+    print("|---|---|---|---:|---:|---:|---:|")
+    for name, n_topics in CORPORA.items():
+        corpus = Corpus(name)
+        for speeds in (SLOW, (1.0,) * 4):
+            base = np.nan
+            for label, strategy in STRATEGIES.items():
+                found = [
+                    run(strategy, corpus, n_topics, speeds, seed, 400.0)
+                    for seed in range(seeds)
+                ]
+                seconds = float(np.median([r.seconds for r in found]))
+                if label == "barrier":
+                    base = seconds
+                print(
+                    f"| {name} | {'one slow' if speeds is SLOW else 'equal'} | {label} "
+                    f"| {seconds:.1f} | {seconds / base:.2f} | "
+                    f"{np.mean([r.waiting for r in found]):.1%} | "
+                    f"{np.median([r.passes for r in found]):.1f} |",
+                    flush=True,
+                )
+
+
+PICTURED = {
+    "barrier: all wait for the slow one": "barrier",
+    "bounded staleness: three passes ahead, then they wait": (
+        "bounded staleness, shards stay"
+    ),
+    "rotation with extra updates: who would wait sweeps again": (
+        "rotation, extra updates"
+    ),
+    "hand-out: shards move to who is free": "bounded staleness, 64 shards handed out",
+}
+
+
+def picture(path: str) -> None:
+    """Draw the first passes of four strategies."""
+    import matplotlib.pyplot as plt
+
+    from dask_em.plotting import plot_timeline
+
+    corpus = Corpus("kos")
+    figure, axes = plt.subplots(
+        4, 1, figsize=(8, 8.4), sharex=True, layout="constrained"
+    )
+    for ax, (title, label) in zip(axes, PICTURED.items(), strict=True):
+        found = run(STRATEGIES[label], corpus, 25, SLOW, 0, 16.0, target=0.0)
+        timeline = found.timeline
+        renamed = Timeline(
+            timeline.workers,
+            timeline.intervals,
+        )
+        plot_timeline(renamed, ax)
+        ax.set_title(
+            f"{title} ({found.waiting:.0%} of their time)", loc="left", size=10
+        )
+        ax.set_xlabel("")
+        ax.set_xlim(0, 16)
+    axes[-1].set_xlabel("time, in passes of four healthy workers")
+    figure.savefig(path, dpi=110)
+    print("written to", path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["simulator", "picture", "cluster"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", default="synchronisation.png")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(platform.machine(), platform.python_version(), time.strftime("%Y-%m-%d"))
+    if given.what == "simulator":
+        simulate(given.seeds)
+    elif given.what == "picture":
+        picture(given.out)
+
+
+if __name__ == "__main__":
+    main()
