@@ -201,9 +201,8 @@ PASSES = {"fused sweep": 50, "scikit-learn": 4, "gensim": 2, "tomotopy": 20}
 
 def throughput(corpora: dict[str, Corpus], repeats: int) -> None:
     """Print millions of tokens per CPU second."""
-    print(
-        "\n| corpus | K | method | Mtokens/s | ours / theirs |\n|---|---:|---|---:|---:|"
-    )
+    print("\n| corpus | K | method | Mtokens/s | ours / theirs |")
+    print("|---|---:|---|---:|---:|")
     for name, n_topics in CORPORA.items():
         corpus = corpora[name]
         # turn by turn, so that whatever else the machine does falls on all alike
@@ -226,7 +225,7 @@ def throughput(corpora: dict[str, Corpus], repeats: int) -> None:
             )
 
 
-# ------------------------------------------------------------------ time to a perplexity
+# ----------------------------------------------------------------- time to a perplexity
 
 
 def ours_until(corpus: Corpus, n_topics: int, seed: int) -> tuple[float, float, float]:

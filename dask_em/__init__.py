@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .versions import show_versions
 
 __all__ = [
+    "PPCA",
     "Block",
     "DictionaryLearning",
     "EMResult",
@@ -44,7 +45,6 @@ __all__ = [
     "MixtureOfExpertsClassifier",
     "MixtureOfExpertsRegressor",
     "Model",
-    "PPCA",
     "SparseModel",
     "Statistics",
     "aer",

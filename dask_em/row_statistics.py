@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .kernels.rows import add_rows
 from .statistics import Statistics
 
 __all__ = ["RowStatistics"]
@@ -73,55 +74,42 @@ class RowStatistics(Statistics):
         """Return this and so many times the other."""
         if type(other) is not type(self):
             return NotImplemented
-        mine, theirs = self.ids, other.ids
-        if _same(mine, theirs):
+        if _same(self.ids, other.ids):
             rows = self.rows.astype(np.float64)
-            _add(rows, other.rows, sign)
-            return self._of(mine, rows)
-        if theirs is None:
-            table = np.multiply(other.rows, sign, dtype=np.float64)
-            table[mine] += self.rows
-            return self._of(None, table)
-        if mine is None:
-            table = self.rows.astype(np.float64)
-            table[theirs] += other.rows if sign == 1 else sign * other.rows
-            return self._of(None, table)
-        present = np.zeros(self.n_rows, dtype=bool)
-        present[mine] = present[theirs] = True
-        n = int(np.count_nonzero(present))
-        if n > _DENSE * self.n_rows:
-            table = np.zeros((self.n_rows, self.rows.shape[1]))
-            table[mine] = self.rows
-            table[theirs] += other.rows if sign == 1 else sign * other.rows
-            return self._of(None, table)
-        place = np.cumsum(present) - 1
-        rows = np.zeros((n, self.rows.shape[1]))
-        rows[place[mine]] = self.rows
-        rows[place[theirs]] += other.rows if sign == 1 else sign * other.rows
-        return self._of(np.flatnonzero(present), rows)
-
-    def _of(self, ids: NDArray[np.int64] | None, rows: NDArray[Any]) -> Self:
-        return dataclasses.replace(self, ids=ids, rows=rows)
+            if sign == 1:
+                rows += other.rows
+            else:
+                rows -= other.rows
+            return self._of(self.ids, rows)
+        return self._joined([self, other], [1.0, sign])
 
     @classmethod
     def _sum_of(cls, terms: Sequence[Self]) -> Self:
         """Return the sum, made in one table: a tree would hold several at a time."""
+        return terms[0] if len(terms) == 1 else cls._joined(terms, [1.0] * len(terms))
+
+    @staticmethod
+    def _joined(terms: Sequence[Any], signs: Sequence[float]) -> Any:
+        """Return so many times each term, added up in the order given."""
         first = terms[0]
-        if len(terms) == 1:
-            return first
         present = np.zeros(first.n_rows, dtype=bool)
         for term in terms:
             present[slice(None) if term.ids is None else term.ids] = True
         n = int(np.count_nonzero(present))
         full = n > _DENSE * first.n_rows
-        place = np.cumsum(present) - 1
-        rows = np.zeros((first.n_rows if full else n, first.rows.shape[1]))
-        for term in terms:
-            if term.ids is None:
-                rows += term.rows
-            else:
-                rows[term.ids if full else place[term.ids]] += term.rows
+        if full and first.ids is None:
+            rows, rest = first.rows.astype(np.float64), 1
+        else:
+            rows, rest = np.zeros((first.n_rows if full else n, first.rows.shape[1])), 0
+        every = np.arange(len(rows))
+        place = every if full else np.cumsum(present) - 1
+        for term, sign in zip(terms[rest:], signs[rest:], strict=True):
+            at = every if term.ids is None else place[term.ids]
+            add_rows(rows, at, term.rows, sign)
         return first._of(None if full else np.flatnonzero(present), rows)
+
+    def _of(self, ids: NDArray[np.int64] | None, rows: NDArray[Any]) -> Self:
+        return dataclasses.replace(self, ids=ids, rows=rows)
 
     def scale(self, factor: float) -> Self:
         """Multiply all rows by `factor`."""
@@ -142,10 +130,3 @@ def _same(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> bool:
     if a is None or b is None:
         return a is b
     return a is b or (len(a) == len(b) and bool((a == b).all()))
-
-
-def _add(rows: NDArray[Any], more: NDArray[Any], sign: float) -> None:
-    if sign == 1:
-        rows += more
-    else:
-        rows -= more

@@ -344,5 +344,5 @@ def test_sparse_rows_are_taken_as_they_are():
 
 
 def test_sparse_rows_for_a_model_of_dense_ones():
-    with pytest.raises(TypeError, match="X is sparse.*toarray"):
+    with pytest.raises(TypeError, match=r"X is sparse.*toarray"):
         fit_em(GaussianMixtureModel(1), scipy.sparse.csr_array(np.eye(3)))

@@ -54,6 +54,8 @@ ATTEMPTS = 3
 #: and the relative gain that it cannot.
 IDLE = 20
 IDLE_GAIN = 1e-15
+#: Bytes of changes of the sum that are kept until it is asked for.
+PENDING = 500_000_000
 #: Relative fall in an M-step that is worth a word: regularisation may cost a little.
 FALL = 1e-3
 
@@ -246,8 +248,7 @@ class ManagedRun(Generic[P, S]):
                 if not gain >= -self.model.resolution * max(abs(self._bound), 1.0):
                     self._counts["reissued"] += 1
                     return StatsRejected(shard, worker, version, now)
-            if self._total is not None:
-                self._changes.append((shard, change))
+            self._note_change(shard, change)
         if report.restarted:
             self._counts["resets"] += 1
             self._gain.restart()
@@ -256,6 +257,20 @@ class ManagedRun(Generic[P, S]):
         self._counts["reports"] += 1
         self._gain.accept(shard)
         return StatsArrived(shard, worker, version, now)
+
+    def _note_change(self, shard: int, change: S) -> None:
+        """Keep a change of the sum until the sum is asked for.
+
+        Where all shards will have reported by then, it is added up anew.
+        """
+        if self._total is None:
+            return
+        if self._ending is not None or not self._schedule.mixes:
+            self._total, self._changes = None, []
+            return
+        self._changes.append((shard, change))
+        if sum(kept.nbytes for _, kept in self._changes) > PENDING:
+            self._sum()
 
     def _note_failure(
         self, shard: int, worker: str, error: BaseException | None
@@ -282,7 +297,7 @@ class ManagedRun(Generic[P, S]):
             self._unsummed = 0
         elif self._changes:
             ordered = sorted(self._changes, key=lambda change: change[0])
-            self._total = self._total + tree_sum([change for _, change in ordered])
+            self._total = tree_sum([self._total, *(change for _, change in ordered)])
         self._changes = []
         return self._total
 

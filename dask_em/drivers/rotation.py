@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..peers import rotation, saved
+from ..peers import cells, copies, rotation, saved
 from ..peers.program import Program
 from ..topologies import Rotation
 from ..topologies.base import pairs
@@ -47,16 +47,16 @@ class RotationFit(PeerFit):
     async def _set_up(self) -> None:
         """Cut the data of all nodes."""
         known = await self._survey()
-        (there,) = await self._run([rotation.HasBlocks()])
+        (there,) = await self._run([cells.HasBlocks()])
         places = self.transport.places
-        cut = rotation.Cut(
+        cut = cells.Cut(
             self._model,
             self.seed,
             self._rotation.slices_per_node,
             self._rotation.in_memory,
             tuple(map(places.count, places)),
         )
-        steps = rotation.set_up(self._model, cut, known, there[:-1])
+        steps = cells.set_up(self._model, cut, known, there[:-1])
         *_, found = await self._run(steps)
         lengths, lower_bound = found[0]
         self._plan = dataclasses.replace(
@@ -131,13 +131,15 @@ class RotationFit(PeerFit):
 
     async def _begin(self) -> None:
         """Start from scratch, or where another fit has ended."""
-        await self._run([*self._start(), rotation.Publish(0)])
+        await self._run(self._start())
+        if self.checkpoint is not None or self.resume:
+            await self._run([copies.Publish(0)])
         point = await self._point()
         if point is not None:
             location = self._shelf.location
             restore: Program = [
                 saved.Restore(location, point),
-                rotation.Take(self._model),
+                copies.Take(self._model),
             ]
             await self._run([*restore, *self._fold()])
         self._rebuilt = False
@@ -165,7 +167,7 @@ class RotationFit(PeerFit):
         if kept_by:
             laps = range(self._rotation.slices_per_node)
             program += [
-                rotation.KeepSlices(kept_by, version, lap, lap == laps[-1])
+                copies.KeepSlices(kept_by, version, lap, lap == laps[-1])
                 for lap in laps
             ]
         self._rebuilt = False
@@ -192,15 +194,15 @@ class RotationFit(PeerFit):
             self._log.measured(await self._exactly())
 
     def _to_save(self) -> Program:
-        return [rotation.Publish(self._log.version)]
+        return [copies.Publish(self._log.version)]
 
     async def _return(self, version: int, links: tuple[tuple[int, int], ...]) -> None:
         """Go back to copies of the slices of all nodes."""
         back = [
-            rotation.ReturnSlices(links, version, lap)
+            copies.ReturnSlices(links, version, lap)
             for lap in range(self._rotation.slices_per_node)
         ]
-        await self._run([*back, rotation.GoBack(version), *self._fold()])
+        await self._run([*back, copies.GoBack(version), *self._fold()])
         self._rebuilt = False
         bound, log = await self._exactly(), self._log
         if version > log.version:  # lost after the pass
@@ -213,7 +215,7 @@ class RotationFit(PeerFit):
 
     async def _export(self) -> None:
         """Take the slices out of the nodes."""
-        await self._run([rotation.Publish(self._log.version, last=True)])
+        await self._run([copies.Publish(self._log.version, last=True)])
         await super()._export()
 
     def _more_settings(self) -> dict[str, Any]:

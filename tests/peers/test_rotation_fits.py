@@ -19,7 +19,7 @@ from dask_em.drivers.peer import Stage, fit_peers
 from dask_em.drivers.rotation import RotationFit
 from dask_em.models.topics.rotating import RotatingTopicModel
 from dask_em.peers import rotation
-from dask_em.peers.rotation import slices_of
+from dask_em.peers.cells import slices_of
 from dask_em.topics import as_corpus
 from dask_em.topologies import Rotation
 from dask_em.transports import Simulated

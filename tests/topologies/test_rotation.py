@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dask_em.peers.blocks import Store
+from dask_em.peers.cells import slices_of
 from dask_em.peers.patience import Patience
-from dask_em.peers.rotation import slices_of
 from dask_em.topologies import Rotation, Sharing, make_plan
 from dask_em.topologies.rotation import rotation_plan
 

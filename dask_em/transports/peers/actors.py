@@ -13,7 +13,27 @@ from . import on_worker
 from .cluster import ClusterPeers
 from .host import Host
 
-__all__ = ["ActorPeers", "HostActor"]
+__all__ = ["ActorPeers", "HostActor", "Parcel"]
+
+
+class Parcel:
+    """A message on its way, which is let go of as soon as it has arrived.
+
+    Calls of actors leave cycles behind that hold what was sent until Python looks for
+    such, and messages may be large.
+
+    Parameters
+    ----------
+    payload : object
+    """
+
+    def __init__(self, payload: Any) -> None:
+        self._payload = payload
+
+    def unpack(self) -> Any:
+        """Return the message, and keep it no longer."""
+        payload, self._payload = self._payload, None
+        return payload
 
 
 class HostActor:
@@ -59,10 +79,10 @@ class HostActor:
         return await self._connected().run(run, program)
 
     async def receive(
-        self, run: int, position: int, src: int, dst: int, payload: Any
+        self, run: int, position: int, src: int, dst: int, parcel: Parcel
     ) -> None:
         """Take in a message from another worker."""
-        self._connected().receive(run, position, src, dst, payload)
+        self._connected().receive(run, position, src, dst, parcel.unpack())
 
     def _connected(self) -> Host:
         if self._host is None:
@@ -79,7 +99,12 @@ class HostActor:
 async def _send(
     actor: Any, run: int, position: int, src: int, dst: int, payload: Any
 ) -> None:
-    await actor.receive(run, position, src, dst, payload)
+    parcel = Parcel(payload)
+    del payload
+    try:
+        await actor.receive(run, position, src, dst, parcel)
+    finally:
+        parcel.unpack()
 
 
 class ActorPeers(ClusterPeers):
