@@ -43,7 +43,8 @@ class Stopping:
     def __post_init__(self) -> None:
         for name in ("tol", "deadline", "step_tol"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Real):
+            left_out = value is None and name != "tol"
+            if not left_out and not isinstance(value, Real):
                 raise TypeError(f"{name} must be a number, got {value!r}.")
         if not self.tol >= 0:
             raise ValueError(f"tol must not be negative, got {self.tol}.")

@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.decomposition import sparse_encode
 from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ..model import Block, Summary
-from ..models.dictionary_learning import (
-    DictionaryModel,
-    DictionaryParams,
-    sparse_codes,
-)
+from ..models.dictionary_learning import DictionaryModel, DictionaryParams
 from ..result import EMResult
-from ..sharding import as_data, is_dask
-from .base import EMEstimator
+from ..sharding import as_data
 from .callbacks import Passes
 from .clients import asynchronous_client
+from .components import ComponentsEstimator
+from .dictionary_codes import Encode, check_settings
 from .table import Table
 
 __all__ = ["DictionaryLearning"]
 
 Array = NDArray[Any]
 
-_ALGORITHMS = ("lasso_cd", "lasso_lars", "lars", "omp", "threshold")
 
-
-class DictionaryLearning(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, EMEstimator
-):
+class DictionaryLearning(ComponentsEstimator):
     r"""Atoms of which rows are sparse combinations, learned where the rows are.
 
     With the face of `sklearn.decomposition.DictionaryLearning`. Atoms D and codes a are
@@ -59,8 +49,11 @@ class DictionaryLearning(
         Price of a unit of code. Rows should be scaled so that it fits them.
     max_iter : int, default=200
         Effective passes over the data at most.
-    tol : float, default=1e-4
+    tol : float, default=1e-5
         The fit has converged when a whole pass lowers the mean objective by less.
+    n_init : int, default=1
+        Starts from rows at random, of which the one that ends with the lowest objective
+        is kept.
     transform_algorithm : str, default="lasso_cd"
         How `transform` finds codes: ``"lasso_cd"`` as the fit does, or as scikit-learn
         does by ``"lasso_lars"``, ``"lars"``, ``"omp"`` or ``"threshold"``.
@@ -175,7 +168,8 @@ class DictionaryLearning(
         *,
         alpha: float = 1.0,
         max_iter: int = 200,
-        tol: float = 1e-4,
+        tol: float = 1e-5,
+        n_init: int = 1,
         transform_algorithm: str = "lasso_cd",
         transform_n_nonzero_coefs: int | None = None,
         transform_alpha: float | None = None,
@@ -198,6 +192,7 @@ class DictionaryLearning(
         self.alpha = alpha
         self.max_iter = max_iter
         self.tol = tol
+        self.n_init = n_init
         self.transform_algorithm = transform_algorithm
         self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
         self.transform_alpha = transform_alpha
@@ -252,9 +247,10 @@ class DictionaryLearning(
         ConvergenceWarning
             If `max_iter` or the deadline ended the fit.
         """
-        _check_settings(self)
+        check_settings(self)
         table = Table.of(self, X, sample_weight, dim=dim, reset=True)
-        return self._fit_model(self._model(table.n_features), table)
+        given = {} if self.dict_init is None else {"n_init": 1}
+        return self._fit_model(self._model(table.n_features), table, **given)
 
     def _model(self, n_features: int) -> DictionaryModel:
         k = n_features if self.n_components is None else int(self.n_components)
@@ -285,7 +281,8 @@ class DictionaryLearning(
         super()._adopt(result, table, passes)
         bounds = [*result.trace.lower_bound_before, result.lower_bound]
         self.error_ = -np.array(bounds)
-        self._online = result.params.sums, result.weight
+        params = result.params
+        self._online = params.squares, params.cross, result.weight
         self.__dict__.pop("n_steps_", None)
         return self
 
@@ -321,7 +318,7 @@ class DictionaryLearning(
         ValueError, TypeError
             If parameters or data are unusable; the message names the remedy.
         """
-        _check_settings(self)
+        check_settings(self)
         first = not hasattr(self, "components_")
         table = Table.of(self, X, sample_weight, dim=dim, reset=first)
         block, model = _in_memory(table), self._model(table.n_features)
@@ -338,46 +335,27 @@ class DictionaryLearning(
                     f"n_components asks for {model.n_components}; call fit to begin "
                     "anew."
                 )
-            sums, seen = self._online
+            *sums, seen = self._online
             # atoms that nobody uses become what rows of this batch lack
             rows = np.asarray(block.X[:_SPARE], dtype=np.float64)
             params = DictionaryParams(self.components_.astype(np.float64), rows)
         stats, _ = model.e_step(params, block)
         weight = block.weight
         if sums is not None:
-            stats = sums.scale(seen / (seen + weight)) + stats
+            share = seen / (seen + weight)
+            stats = dataclasses.replace(
+                stats,
+                squares=share * sums[0] + stats.squares,
+                cross=share * sums[1] + stats.cross,
+            )
         params = model.m_step(params, stats)
         self.__dict__.update(
             **(table.columns if first else {}),
             components_=params.atoms.astype(table.dtype),
             n_steps_=getattr(self, "n_steps_", 0) + 1,
-            _online=(stats, seen + weight),
+            _online=(stats.squares, stats.cross, seen + weight),
         )
         return self
-
-    def fit_transform(
-        self, X: Any, y: Any = None, sample_weight: Any = None, *, dim: Any = None
-    ) -> Any:
-        """Learn atoms and return the codes of the rows; see `fit` and `transform`.
-
-        Parameters
-        ----------
-        X, y, sample_weight, dim
-            As in `fit`.
-
-        Returns
-        -------
-        codes : array of shape (n_samples, n_components)
-            An awaitable of it if the current Dask client is asynchronous.
-        """
-        fitted = self.fit(X, y, sample_weight, dim=dim)
-        if fitted is self:
-            return self.transform(X)
-
-        async def later() -> Any:
-            return (await fitted).transform(X)
-
-        return later()
 
     # ---------------------------------------------------------------------- codes
 
@@ -397,10 +375,10 @@ class DictionaryLearning(
             dimensions and ``component`` if it is labelled.
         """
         check_is_fitted(self)
-        _check_settings(self)
+        check_settings(self)
         table = Table.of(self, X)
         price = self.alpha if self.transform_alpha is None else self.transform_alpha
-        encode = _Encode(
+        encode = Encode(
             self.components_,
             self.transform_algorithm,
             float(price),
@@ -412,82 +390,15 @@ class DictionaryLearning(
         codes = table.map(encode, table.dtype, self._n_features_out)
         return table.wrap(codes, "code")
 
-    def inverse_transform(self, X: Any) -> Any:
-        """Return the rows that codes stand for.
-
-        Parameters
-        ----------
-        X : array or dask array of shape (n_samples, n_components)
-            As `transform` returns.
-
-        Returns
-        -------
-        rows : array or dask array of shape (n_samples, n_features)
-
-        Raises
-        ------
-        ValueError
-            If it has another number of columns than `transform` returns.
-        """
-        check_is_fitted(self)
-        codes = X if is_dask(X) else check_array(X, dtype=[np.float64, np.float32])
-        k, n_columns = len(self.components_), codes.shape[1]
-        if n_columns != self._n_features_out:
-            raise ValueError(
-                f"X must have the {self._n_features_out} columns that transform "
-                f"returns, got {n_columns}."
-            )
+    def _rows(self, codes: Any) -> Any:
+        k = len(self.components_)
         if self.split_sign:
-            codes = codes[:, :k] - codes[:, k:]
+            codes = codes[..., :k] - codes[..., k:]
         return codes @ self.components_
 
     @property
     def _n_features_out(self) -> int:
         return len(self.components_) * (2 if self.split_sign else 1)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
-
-@dataclasses.dataclass(frozen=True)
-class _Encode:
-    """Codes of rows; travels to where these are."""
-
-    components: Array
-    algorithm: str
-    price: float
-    n_nonzero: int | None
-    max_iter: int
-    positive: bool
-    split_sign: bool
-
-    def __call__(self, X: Array) -> Array:
-        atoms = self.components
-        if self.algorithm == "lasso_cd":
-            model = DictionaryModel(
-                len(atoms),
-                self.price,
-                positive_code=self.positive,
-                max_sweeps=self.max_iter,
-            )
-            codes = sparse_codes(model, atoms, X)
-        elif len(X) == 0:
-            codes = np.zeros((0, len(atoms)), X.dtype)
-        else:
-            codes = sparse_encode(
-                X,
-                atoms.astype(X.dtype),
-                algorithm=self.algorithm,
-                n_nonzero_coefs=self.n_nonzero,
-                alpha=self.price,
-                max_iter=self.max_iter,
-                positive=self.positive,
-            )
-        if self.split_sign:
-            return np.concatenate([np.maximum(codes, 0), -np.minimum(codes, 0)], axis=1)
-        return codes
 
 
 #: Rows of a batch that atoms nobody uses may be made of.
@@ -515,45 +426,3 @@ def _in_memory(table: Table) -> Block:
 
 def _nowhere(fn: Callable[..., Any]) -> Any:
     raise NotImplementedError("a batch is all there is to start from")
-
-
-def _check_settings(learner: DictionaryLearning) -> None:
-    """Raise `ValueError` for the first parameter that makes no sense."""
-    for name, least in (("n_components", 1), ("transform_n_nonzero_coefs", 1)):
-        value = getattr(learner, name)
-        if value is not None and not _is_integer(value, least):
-            raise ValueError(
-                f"{name} must be an integer of at least {least} or None, got {value!r}."
-            )
-    if not _is_integer(learner.transform_max_iter, 1):
-        raise ValueError(
-            "transform_max_iter must be an integer of at least 1, got "
-            f"{learner.transform_max_iter!r}."
-        )
-    for name, value in (
-        ("alpha", learner.alpha),
-        ("transform_alpha", learner.transform_alpha),
-    ):
-        left_out = value is None and name == "transform_alpha"
-        if not left_out and not (isinstance(value, Real) and 0 <= value < np.inf):
-            raise ValueError(f"{name} must be a number of at least 0, got {value!r}.")
-    if learner.transform_algorithm not in _ALGORITHMS:
-        raise ValueError(
-            f"transform_algorithm must be one of {', '.join(map(repr, _ALGORITHMS))}, "
-            f"got {learner.transform_algorithm!r}."
-        )
-    for name in ("split_sign", "positive_code", "positive_dict"):
-        if not isinstance(getattr(learner, name), bool | np.bool_):
-            raise ValueError(
-                f"{name} must be True or False, got {getattr(learner, name)!r}."
-            )
-    if learner.positive_code and learner.transform_algorithm in ("omp", "lars"):
-        raise ValueError(
-            f"transform_algorithm={learner.transform_algorithm!r} knows no positive "
-            "codes; use 'lasso_cd', 'lasso_lars' or 'threshold'."
-        )
-
-
-def _is_integer(value: Any, least: int) -> bool:
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and int(value) >= least

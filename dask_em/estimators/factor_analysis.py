@@ -166,7 +166,12 @@ class FactorAnalysis(FactorsEstimator):
             )
         init = self.noise_variance_init
         if init is not None:
-            init = check_array(init, dtype=np.float64, ensure_2d=False)
+            init = check_array(
+                np.atleast_1d(init),
+                dtype=np.float64,
+                ensure_2d=False,
+                input_name="noise_variance_init",
+            )
             if init.shape != (n_features,) or not (init > 0).all():
                 raise ValueError(
                     f"noise_variance_init must be {n_features} variances above 0, one "

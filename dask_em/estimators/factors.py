@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from ..labels import is_labelled
 from ..models.factor_analysis import FactorModel
 from ..models.factor_posterior import FactorDensity
-from ..sharding import is_dask
-from .base import EMEstimator
+from .components import ComponentsEstimator
 from .sums import formula_of_sums
 from .table import Table
 
@@ -24,7 +20,7 @@ __all__ = ["FactorsEstimator"]
 Array = NDArray[Any]
 
 
-class FactorsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EMEstimator):
+class FactorsEstimator(ComponentsEstimator):
     """Base of the estimators that fit a `FactorModel`.
 
     A subclass makes the model, and says what loadings and noise its fitted attributes
@@ -91,31 +87,6 @@ class FactorsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EMEsti
         )
         return self._fit_model(self._model(table.n_features), table)
 
-    def fit_transform(
-        self, X: Any, y: Any = None, sample_weight: Any = None, *, dim: Any = None
-    ) -> Any:
-        """Fit the model and return the factors of the rows.
-
-        Parameters
-        ----------
-        X, y, sample_weight, dim
-            As in `fit`.
-
-        Returns
-        -------
-        factors : array of shape (n_samples, n_components)
-            As `transform` returns; an awaitable of it if the current Dask client is
-            asynchronous.
-        """
-        fitted = self.fit(X, y, sample_weight, dim=dim)
-        if inspect.isawaitable(fitted):
-
-            async def later() -> Any:
-                return (await fitted).transform(X)
-
-            return later()
-        return self.transform(X)
-
     # -------------------------------------------------------------------- rows
 
     def transform(self, X: Any) -> Any:
@@ -137,57 +108,9 @@ class FactorsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EMEsti
         values = table.map(density.factors, table.dtype, n)
         return table.wrap(values, "factors")
 
-    def inverse_transform(self, X: Any) -> Any:
-        """Return the expected rows of factors.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_components)
-            Factors, such as `transform` returns; a lazy array, too.
-
-        Returns
-        -------
-        rows : array of shape (n_samples, n_features)
-            Loadings times factors, plus the mean. Lazy where the factors are; labelled
-            like the data of the fit if both are labelled.
-
-        Raises
-        ------
-        ValueError
-            If there are not as many columns as components.
-        """
-        check_is_fitted(self)
-        density, features = self._density(), getattr(self, "_features", None)
-        n = density.loadings.shape[1]
-        if is_labelled(X):
-            if features is None or "component" not in X.dims:
-                raise ValueError(
-                    "Labelled factors need the dimension 'component' and a fit to "
-                    "labelled data; pass the array itself, X.data."
-                )
-            from xarray import DataArray
-
-            X = X.transpose(..., "component")
-            rows = self._rows(X.data, density, n)
-            samples = X.isel(component=0, drop=True)
-            return DataArray(
-                rows.reshape((*samples.shape, *features.shape)),
-                coords={**samples.coords, **features.coords},
-                dims=(*samples.dims, *features.dims),
-                name="mean",
-            )
-        if not is_dask(X):
-            X = check_array(X, dtype=[np.float64, np.float32], ensure_min_features=n)
-        return self._rows(X, density, n)
-
-    def _rows(self, factors: Any, density: FactorDensity, n: int) -> Any:
-        if factors.shape[-1] != n:
-            raise ValueError(
-                f"X has {factors.shape[-1]} columns, but there are {n} components; "
-                "pass what transform returned."
-            )
-        dtype = factors.dtype
-        return (factors @ density.loadings.T + density.mean).astype(dtype)
+    def _rows(self, values: Any) -> Any:
+        density = self._density()
+        return values @ density.loadings.T + density.mean
 
     def impute(self, X: Any) -> Any:
         """Return rows with what was missing replaced by its conditional expectation.
@@ -299,14 +222,9 @@ class FactorsEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, EMEsti
         trace = self.result_.trace.lower_bound_before
         return [*trace.tolist(), self.lower_bound_ * self.result_.weight]
 
-    @property
-    def _n_features_out(self) -> int:
-        return len(self.components_)
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 

@@ -390,11 +390,13 @@ class LatentDirichletAllocation(
                 ConvergenceWarning,
                 stacklevel=5,
             )
+        with np.errstate(over="ignore"):  # of priors that outweigh the tokens by far
+            bound = np.exp(-result.lower_bound / result.weight)
         found = {
             "result_": result,
             "converged_": result.converged,
             "n_iter_": math.ceil(result.effective_passes - 1e-9),
-            "bound_": math.exp(-result.lower_bound / result.weight),
+            "bound_": float(bound),
             **attributes,
         }
         if result.plan is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.base import ClusterMixin
 from sklearn.metrics import roc_auc_score
@@ -14,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..models.link_communities import LinkCommunityModel
 from ..models.link_memberships import fold_in, log_likelihood, shares
-from ..models.link_state import Communities
-from ..networks.edges import find_nodes
+from ..models.link_state import Communities, NetworkSummary
+from ..networks.edges import ends_of_pairs, find_nodes
 from ..networks.network import Network, as_network, as_rows
 from ..schedules.base import check_integer
 from ..sharding import is_dask
@@ -232,6 +235,7 @@ class MixedMembershipNetwork(ClusterMixin, EMEstimator):
 
     def _model(self) -> LinkCommunityModel:
         check_integer("n_components", self.n_components, 1)
+        check_integer("verbose_interval", self.verbose_interval, 1)
         if not isinstance(self.directed, bool | np.bool_):
             raise TypeError(f"directed must be True or False, got {self.directed!r}.")
         if not isinstance(self.smoothing, Real):
@@ -320,7 +324,7 @@ class MixedMembershipNetwork(ClusterMixin, EMEstimator):
         check_is_fitted(self)
         known = self.in_affinities_, self._fitted[1]
         n, K = known[0].shape
-        if not (hasattr(X, "indptr") or is_dask(X)):
+        if not (sp.issparse(X) or is_dask(X)):
             X = np.asarray(X)
         if X.ndim != 2 or X.shape[1] != n:
             raise ValueError(
@@ -380,12 +384,7 @@ class MixedMembershipNetwork(ClusterMixin, EMEstimator):
             If one is not a node of the fit.
         """
         check_is_fitted(self)
-        given = np.asarray(pairs)
-        if given.ndim != 2 or given.shape[1] != 2:
-            raise ValueError(
-                f"pairs must have the shape (n_pairs, 2), got {given.shape}."
-            )
-        i, j = (find_nodes(self.nodes_, column) for column in given.T)
+        i, j = (find_nodes(self.nodes_, names) for names in ends_of_pairs(pairs))
         found = np.einsum("pk,pk->p", self.affinities_[i], self.in_affinities_[j])
         if not self._fitted[0]:
             found[i == j] /= 2
@@ -447,18 +446,17 @@ class MixedMembershipNetwork(ClusterMixin, EMEstimator):
                 f"X has other nodes than the {self.n_features_in_} of the fit, or in "
                 "another order; pass dask_em.networks.Edges(..., nodes=nodes_)."
             )
+        summary, total = self._summed(network)
+        summary.check(directed)
         expected = float(self.community_links_.sum())
-        total, links = self._summed(network)
-        if links == 0:
-            raise ValueError("X has no link, which is no data to score.")
-        return (total - expected) / links
+        return float(total - expected) / summary.weight
 
-    def _summed(self, network: Network) -> Array:
-        """Return the sum of links times their log-expectations, and their number."""
+    def _summed(self, network: Network) -> Any:
+        """Return sizes, and the sum of links times their log-expectations."""
         pair = self.affinities_, self.in_affinities_
         A, directed = network.adjacency, self._fitted[0]
         if not network.lazy:
-            return log_likelihood(A, 0, *pair, directed)
+            return _of_block(A, 0, pair, directed)
         if asynchronous_client() is not None:
             raise TypeError(
                 "this computes lazy data at once, which an asynchronous client cannot "
@@ -470,11 +468,14 @@ class MixedMembershipNetwork(ClusterMixin, EMEstimator):
         send = dask.delayed(pair, pure=True, traverse=False)  # type: ignore[attr-defined]
         firsts = np.cumsum([0, *A.chunks[0]]).tolist()
         blocks = A.to_delayed().ravel()
-        found = [
-            one(block, first, send, directed)
-            for block, first in zip(blocks, firsts, strict=False)
-        ]
-        return sum(dask.compute(*found))  # type: ignore[attr-defined]
+        found = dask.compute(  # type: ignore[attr-defined]
+            *(
+                one(block, first, send, directed)
+                for block, first in zip(blocks, firsts, strict=False)
+            )
+        )
+        summaries, totals = zip(*found, strict=True)
+        return functools.reduce(operator.add, summaries), sum(totals)
 
 
 def _folded(X: Any, known: tuple[Array, float]) -> Array:
@@ -488,4 +489,7 @@ def _folded(X: Any, known: tuple[Array, float]) -> Array:
 
 
 def _of_block(block: Any, first: int, pair: tuple[Array, Array], directed: bool) -> Any:
-    return log_likelihood(as_rows(block), first, *pair, directed)
+    rows = as_rows(block)
+    numbers = np.arange(first, first + rows.shape[0])
+    sizes = NetworkSummary.of(rows, numbers, directed)
+    return sizes, log_likelihood(rows, first, *pair, directed)

@@ -74,8 +74,10 @@ def read_corpus(
     probe = copy.copy(estimator) if reset else estimator
     X = unlabelled(X)
     words = are_tokens(X) or (is_dask(X) and hasattr(X, "fold"))
+    known = None if reset else getattr(estimator, "vocabulary_", None)
+    if known is not None and isinstance(X, list | tuple):  # a batch without a word
+        words |= all(isinstance(text, list | tuple) and not text for text in X)
     if words and not reset:
-        known = getattr(estimator, "vocabulary_", None)
         if known is None:
             raise ValueError(
                 f"{type(estimator).__name__} was fitted to counts of words whose names "
@@ -86,6 +88,12 @@ def read_corpus(
         corpus = as_corpus(X)
         if hasattr(X, "_meta") and hasattr(X, "columns"):  # a DataFrame of Dask's
             validate_data(probe, X._meta, reset=reset, skip_check_array=True)
+        elif known is not None and tuple(corpus.vocabulary_ or known) != known:
+            raise ValueError(
+                f"X has other words than {type(estimator).__name__} was fitted to; "
+                "pass lists of words, or TokenSource(..., vocabulary=) with its "
+                "vocabulary_."
+            )
         elif not reset and corpus.n_words != estimator.n_features_in_:
             raise ValueError(
                 f"X has {corpus.n_words} features, but {type(estimator).__name__} is "

@@ -76,14 +76,17 @@ class TopicWords:
         if names is None:
             names = getattr(self, "feature_names_in_", None)
         n_words = self.components_.shape[1]
-        if names is None:
-            names = range(n_words)
-        elif len(names) != n_words:
+        names = range(n_words) if names is None else names
+        if isinstance(names, set | frozenset):
+            raise TypeError("a set of words has no order; pass a list of them.")
+        if not isinstance(names, Mapping):
+            names = list(names)  # a series would be asked for labels
+        if len(names) != n_words:
             raise ValueError(
                 f"The vocabulary has {len(names)} words, but topics were fitted to "
                 f"{n_words}."
             )
-        elif isinstance(names, Mapping):
+        if isinstance(names, Mapping):
             columns = {column: word for word, column in names.items()}
             if columns.keys() != set(range(len(names))):
                 raise ValueError(
@@ -145,7 +148,8 @@ class TopicWords:
         check_is_fitted(self)
         corpus, _, _ = read_corpus(self, X, reset=False, whom=whom)
         words, top = np.unique(self._top(n), return_inverse=True)
-        found = sum_documents(WordsTogether(words), corpus, whom)
+        found = np.zeros(len(words) ** 2 + 1)  # without a document, too
+        found += sum_documents(WordsTogether(words), corpus, whom)
         pairs = found[:-1].reshape(len(words), len(words))
         return coherence(
             pairs, found[-1], top.reshape(self._n_features_out, -1), measure

@@ -34,6 +34,10 @@ _ROUNDS = 20
 _GAIN = 1e-2
 
 
+def _none() -> Array:
+    return np.empty((0, 0))
+
+
 @dataclasses.dataclass(frozen=True)
 class DictionaryParams:
     """A dictionary of K atoms of P features.
@@ -44,14 +48,15 @@ class DictionaryParams:
         Of norm 1 at most.
     spare : array of shape (m, P)
         Some rows, of which atoms are made in place of those that no row uses.
-    sums : DictionaryStats, optional
-        Statistics of all rows at these atoms, once a fit has ended: online learning
-        goes on from them.
+    squares, cross : arrays of shape (K, K) and (K, P)
+        As of `DictionaryStats`, of all rows at these atoms, once a fit has ended:
+        online learning goes on from them. Empty before.
     """
 
     atoms: Array
     spare: Array
-    sums: DictionaryStats | None = None
+    squares: Array = dataclasses.field(default_factory=_none)
+    cross: Array = dataclasses.field(default_factory=_none)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,7 +304,7 @@ class DictionaryModel(Model[DictionaryParams, DictionaryStats]):
         if unused.any():
             atoms[unused] = params.atoms[unused]
             self._replace(atoms, np.flatnonzero(unused), params.spare)
-        return dataclasses.replace(params, atoms=atoms, sums=None)
+        return DictionaryParams(atoms, params.spare)
 
     def _replace(self, atoms: Array, unused: NDArray[np.intp], spare: Array) -> None:
         """Put what the spare rows lack most into the place of atoms.
@@ -336,8 +341,8 @@ class DictionaryModel(Model[DictionaryParams, DictionaryStats]):
     def complete(
         self, params: DictionaryParams, stats: DictionaryStats
     ) -> DictionaryParams:
-        """Keep the statistics."""
-        return dataclasses.replace(params, sums=stats)
+        """Keep the sums that atoms are made of."""
+        return dataclasses.replace(params, squares=stats.squares, cross=stats.cross)
 
 
 def sparse_codes(model: DictionaryModel, atoms: Array, X: Any) -> Array:

@@ -26,8 +26,6 @@ __all__ = ["LinkCommunityModel"]
 
 #: Least factor of a node.
 _LEAST = 1e-100
-#: Asymmetry, as a share of all links, that is rounding.
-_ROUNDING = 1e-12
 
 _EVERY = np.empty(0, dtype=np.int64)
 
@@ -116,44 +114,11 @@ class LinkCommunityModel(Model[Communities, LinkStatistics]):
             raise ValueError(
                 "Nodes have no weights; give sample_weight up, or weights to links."
             )
-        if not np.isfinite(X.data).all():
-            raise ValueError("Numbers of links must not be NaN or infinite.")
-        if X.nnz and X.data.min() < 0:
-            raise ValueError("Numbers of links must not be negative.")
-        asymmetry = 0.0
-        if not self.directed and X.shape[0] and numbers.max() < X.shape[1]:
-            # sum of A_ij (u_i v_j - v_i u_j), for u and v that are as good as random
-            u, v = (np.modf(np.arange(X.shape[1]) * f)[0] for f in (0.61803399, 2**0.5))
-            asymmetry = u[numbers] @ (X @ v) - v[numbers] @ (X @ u)
-        return NetworkSummary(
-            n_nodes=X.shape[1],
-            n_rows=X.shape[0],
-            n_links=float(X.data.sum(dtype=np.float64)),
-            asymmetry=float(asymmetry),
-            numbers=int(numbers.sum()),
-            halved=not self.directed,
-        )
+        return NetworkSummary.of(X, numbers, self.directed)
 
     def check(self, summary: NetworkSummary) -> None:
         """Raise `ValueError` for matrices that are no network, or one without links."""
-        n = summary.n_nodes
-        if summary.n_rows != n:
-            raise ValueError(
-                f"An adjacency matrix must be square, got {summary.n_rows} rows and "
-                f"{n} columns."
-            )
-        if summary.numbers != n * (n - 1) // 2:
-            raise ValueError(
-                "Rows of an adjacency matrix are numbered from 0; pass "
-                "y=np.arange(n_nodes)."
-            )
-        if summary.n_links <= 0:
-            raise ValueError(f"None of the {n} nodes has a link; check the data.")
-        if abs(summary.asymmetry) > _ROUNDING * summary.n_links:
-            raise ValueError(
-                "The adjacency matrix A of an undirected network must equal its "
-                "transpose; pass A + A.T, or directed=True."
-            )
+        summary.check(self.directed)
 
     def prepare(self, block: Block, summary: NetworkSummary) -> Links:
         """Leave out every other entry of an undirected network, and number nodes."""

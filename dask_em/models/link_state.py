@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 
 #: Least number of links of a community.
 _LEAST = 1e-150
+#: Asymmetry, as a share of all links, that is rounding.
+_ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +129,10 @@ class NetworkSummary:
     n_rows : int
     n_links : float
         Sum of the entries.
-    asymmetry : float
-        Is 0 where all rows are there and the matrix equals its transpose, and
-        something else if it does not, but for odd coincidences.
+    form, transposed : float
+        The sums of A_ij u_i v_j and of A_ij v_i u_j, with u and v as good as random:
+        equal where all rows are there and the matrix equals its transpose, and only
+        then, but for odd coincidences.
     numbers : int
         Sum of the numbers of the rows.
     halved : bool
@@ -139,9 +142,65 @@ class NetworkSummary:
     n_nodes: int
     n_rows: int
     n_links: float
-    asymmetry: float
+    form: float
+    transposed: float
     numbers: int
     halved: bool
+
+    @classmethod
+    def of(
+        cls, X: sp.csr_array, numbers: NDArray[np.int64], directed: bool
+    ) -> NetworkSummary:
+        """Look at some rows, and at their numbers.
+
+        Raises
+        ------
+        ValueError
+            If a number of links is negative or not finite.
+        """
+        if not np.isfinite(X.data).all():
+            raise ValueError("Numbers of links must not be NaN or infinite.")
+        if X.nnz and X.data.min() < 0:
+            raise ValueError("Numbers of links must not be negative.")
+        form = transposed = 0.0
+        if X.shape[0] and numbers.max() < X.shape[1]:
+            u, v = (np.modf(np.arange(X.shape[1]) * f)[0] for f in (0.61803399, 2**0.5))
+            form, transposed = u[numbers] @ (X @ v), v[numbers] @ (X @ u)
+        return cls(
+            n_nodes=X.shape[1],
+            n_rows=X.shape[0],
+            n_links=float(X.data.sum(dtype=np.float64)),
+            form=float(form),
+            transposed=float(transposed),
+            numbers=int(numbers.sum()),
+            halved=not directed,
+        )
+
+    def check(self, directed: bool) -> None:
+        """Raise `ValueError` for matrices that are no network, or one without links."""
+        n = self.n_nodes
+        if self.n_rows != n:
+            raise ValueError(
+                f"An adjacency matrix must be square, got {self.n_rows} rows and "
+                f"{n} columns."
+            )
+        if self.numbers != n * (n - 1) // 2:
+            raise ValueError(
+                "Rows of an adjacency matrix are numbered from 0; pass "
+                "y=np.arange(n_nodes)."
+            )
+        if self.n_links <= 0:
+            raise ValueError(f"None of the {n} nodes has a link; check the data.")
+        if not directed and abs(self.form - self.transposed) > _ROUNDING * self.n_links:
+            raise ValueError(
+                "The adjacency matrix A of an undirected network must equal its "
+                "transpose; pass A + A.T, or directed=True."
+            )
+
+    @property
+    def fingerprint(self) -> list[float]:
+        """What tells these rows from others, up to rounding."""
+        return [float(self.n_nodes), self.n_links, self.form, self.transposed]
 
     @property
     def weight(self) -> float:
@@ -158,7 +217,8 @@ class NetworkSummary:
             self.n_nodes,
             self.n_rows + other.n_rows,
             self.n_links + other.n_links,
-            self.asymmetry + other.asymmetry,
+            self.form + other.form,
+            self.transposed + other.transposed,
             self.numbers + other.numbers,
             self.halved,
         )

@@ -1,23 +1,18 @@
-"""Lists of edges: in files, arrays and tables."""
+"""Lists of edges: in arrays, tables and graphs."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..text_files import opened
+__all__ = ["Edges", "edges_of_graph", "edges_of_table", "ends_of_pairs", "find_nodes"]
 
-__all__ = ["Edges", "edges_of_graph", "edges_of_table", "read_edges"]
-
-PathLike = str | os.PathLike[str]
-
-#: Beginnings of lines that are remarks.
-_REMARKS = (b"#", b"%")
+#: Up to here floats are exact whole numbers.
+_EXACT = 2**53
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,82 +135,6 @@ def find_nodes(nodes: NDArray[Any], names: Any) -> NDArray[np.intp]:
     return order[np.searchsorted(nodes, wanted, sorter=order)]
 
 
-def read_edges(path: PathLike) -> Edges:
-    r"""Read edges from a file with one a line.
-
-    Parameters
-    ----------
-    path : path
-        Of a text, plain or compressed by gzip. A line has two nodes and perhaps a
-        weight, with blanks or commas between them; those that begin with # or % are
-        left out. Nodes are whole numbers, or names if one of them is not.
-
-    Returns
-    -------
-    Edges
-
-    Raises
-    ------
-    ValueError
-        If a line is something else, or there is none.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> from dask_em.networks import read_edges
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder) / "edges.csv"
-    ...     _ = path.write_text("ann,bob,2\nbob,cy,1\n")
-    ...     read_edges(path).nodes.tolist()
-    ['ann', 'bob', 'cy']
-    """
-    lines: list[list[bytes]] = []
-    with opened(path) as file:
-        for number, line in enumerate(file, start=1):
-            fields = line.replace(b",", b" ").split()
-            if not fields or fields[0].startswith(_REMARKS):
-                continue
-            width = len(lines[0]) if lines else len(fields)
-            if len(fields) != width or width not in (2, 3):
-                raise ValueError(
-                    f"Line {number} of {path} has {len(fields)} fields; there must be "
-                    "two nodes in every line, and a weight in all of them or none."
-                )
-            lines.append(fields)
-    if not lines:
-        raise ValueError(f"{path} has no edges.")
-    columns = [np.array(column) for column in zip(*lines, strict=True)]
-    if len(lines) > 1 and _is_header(columns):
-        raise ValueError(
-            f"{path} seems to begin with the names of its columns; put # before them."
-        )
-    ends = np.concatenate(columns[:2])
-    try:
-        ends = ends.astype(np.int64)
-    except ValueError:
-        ends = np.char.decode(ends, "utf-8")
-    weights = None
-    if len(columns) == 3:
-        try:
-            weights = columns[2].astype(np.float64)
-        except ValueError:
-            raise ValueError(f"The weights in {path} are not all numbers.") from None
-    return Edges(ends[: len(lines)], ends[len(lines) :], weights)
-
-
-def _is_header(columns: list[NDArray[Any]]) -> bool:
-    """Whether a column has numbers alone, but for its first line."""
-
-    def numeric(values: NDArray[Any]) -> bool:
-        try:
-            values.astype(np.float64)
-        except ValueError:
-            return False
-        return True
-
-    return any(numeric(c[1:]) and not numeric(c[:1]) for c in columns)
-
-
 def edges_of_table(columns: list[Any]) -> Edges:
     """Return the edges of a table with two columns, or three.
 
@@ -248,6 +167,28 @@ def edges_of_graph(graph: Any) -> Edges:
     return Edges(*ends, np.array(weights), _objects(graph.nodes))
 
 
+def ends_of_pairs(pairs: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the names of the first and of the second node of pairs.
+
+    Parameters
+    ----------
+    pairs : array-like of shape (n_pairs, 2)
+        Names of all kinds, where it is a list: tuples, too.
+    """
+    given = pairs.to_numpy() if hasattr(pairs, "to_numpy") else pairs
+    if isinstance(given, np.ndarray):
+        shape = given.shape
+        if len(shape) == 2 and shape[1] == 2:
+            return given[:, 0], given[:, 1]
+    else:
+        listed = list(given)
+        shape = (len(listed),)
+        kinds = list | tuple | np.ndarray
+        if all(isinstance(pair, kinds) and len(pair) == 2 for pair in listed):
+            return _objects(i for i, _ in listed), _objects(j for _, j in listed)
+    raise ValueError(f"pairs must have the shape (n_pairs, 2), got {shape}.")
+
+
 def _objects(values: Any) -> NDArray[Any]:
     """Return an array of objects, which may be tuples."""
     listed = list(values)
@@ -273,6 +214,10 @@ def _names(values: Any) -> NDArray[Any]:
         if not (np.isfinite(found) & (found == np.floor(found))).all():
             raise ValueError(
                 "Nodes must be whole numbers or texts; got fractions, NaN or infinity."
+            )
+        if (np.abs(found) > _EXACT).any():
+            raise ValueError(
+                "Nodes beyond 2**53 are not exact as floats; pass them as integers."
             )
         return found.astype(np.int64)
     if found.dtype.kind not in "iuUT":

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..labels import is_labelled
 from ..sharding import DaskData, Data, MemoryData, is_dask
-from .edges import Edges, edges_of_graph, edges_of_table, find_nodes, read_edges
+from .edge_files import read_edges
+from .edges import Edges, edges_of_graph, edges_of_table, find_nodes
 
 __all__ = ["Network", "as_network", "as_rows"]
 
@@ -83,6 +84,8 @@ class Network:
 
 def _check_shape(A: Any) -> None:
     """Raise unless this is a matrix of numbers with as many rows as columns."""
+    if A.shape[0] == 0:
+        raise ValueError("There are no nodes or edges; check the data.")
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(
             f"An adjacency matrix must be square, got the shape {A.shape}; a table of "
@@ -166,11 +169,14 @@ def as_network(X: Any, *, directed: bool = False) -> Network:
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         return _of_frame(X, directed)
     found = np.asarray(X)
-    if (
-        found.ndim == 2
-        and found.shape[0] != found.shape[1]
-        and found.shape[1] in (2, 3)
-    ):
+    if found.ndim == 0:
+        raise TypeError(
+            "A network is a matrix, a list of edges, the path of a file or a graph, "
+            f"not a {type(X).__name__}; pass a list of pairs."
+        )
+    # names of nodes are no numbers of links
+    square = found.shape[0] == found.shape[-1] and found.dtype.kind not in "OU"
+    if found.ndim == 2 and found.shape[1] in (2, 3) and not square:
         return _of_edges(edges_of_table(list(found.T)), directed)
     return Network(as_rows(_numeric(found)), directed)
 

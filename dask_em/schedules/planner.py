@@ -334,7 +334,7 @@ class Planner:
         for i, record in enumerate(self._fresh):
             if record.holder == worker.name:
                 seconds = self._roster.seconds(worker, record)
-                if slowest is None or self._roster.backlog(slowest) < seconds:
+                if slowest is None or self._roster.remaining(slowest) < seconds:
                     return []  # the wait is over before the update would be
                 if self.schedule.extra_update(self.ledger, record):
                     del self._fresh[i]

@@ -161,6 +161,12 @@ class Roster:
         under_way = sum(self._records[i].rows for i in worker.in_flight)
         return self.pace(worker) * (worker.rows_ready + under_way)
 
+    def remaining(self, worker: Worker) -> float:
+        """Return the backlog without what has been done of it, if all goes as usual."""
+        issued = next(iter(worker.in_flight.values()), None)
+        done = 0.0 if issued is None else self.elapsed(worker, issued)
+        return self.backlog(worker) - done
+
     def longest(self, asking: Worker) -> Worker | None:
         """Return the other worker with the longest backlog.
 

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class _ChunkLoader:
                 f"{path} is missing: it was deleted, another corpus was written in its "
                 "place, or the disk is not one that all machines share."
             ) from None
-        except (ValueError, EOFError):
+        except (ValueError, EOFError, SyntaxError, TokenError):  # of the header
             raise self.damage() from None
         if len(found) != stop - start:
             raise self.damage()

@@ -10,15 +10,26 @@ import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import scipy.sparse as sp
 
-from .chunk_format import ARRAYS, FORMAT, HEADER, VERSION, VOCABULARY, Chunk, file_of
+from .chunk_format import (
+    ARRAYS,
+    FORMAT,
+    HEADER,
+    VERSION,
+    VOCABULARY,
+    Chunk,
+    file_of,
+    read_header,
+)
 from .chunk_writer import ChunkWriter
 from .docword import PathLike
 from .sources import Corpus, as_corpus
+from .vocabulary import listed_words
 
 __all__ = ["write_corpus"]
 
@@ -29,7 +40,7 @@ def write_corpus(
     path: PathLike,
     blocks: Any,
     *,
-    vocabulary: Sequence[str] | None = None,
+    vocabulary: Sequence[str] | Mapping[str, int] | None = None,
     n_words: int | None = None,
     docs_per_chunk: int | None = None,
     overwrite: bool = False,
@@ -45,7 +56,8 @@ def write_corpus(
         documents than fit in memory. Dask's arrays and bags are computed chunk by
         chunk and written where they are, so workers have to see `path`.
     vocabulary : sequence of str of length n_words, default=None
-        Words in the order of their numbers; that of the corpus if it has one.
+        Words in the order of their numbers, or a mapping from words to numbers; that
+        of the corpus if it has one.
     n_words : int, default=None
         Number of words, which is needed where there are no blocks to tell.
     docs_per_chunk : int, default=None
@@ -82,8 +94,14 @@ def write_corpus(
     ...     as_corpus(path).n_rows
     500
     """
-    if docs_per_chunk is not None and docs_per_chunk < 1:
-        raise ValueError(f"docs_per_chunk must be at least 1, got {docs_per_chunk}.")
+    if docs_per_chunk is not None and not (
+        isinstance(docs_per_chunk, int | np.integer) and docs_per_chunk >= 1
+    ):
+        raise ValueError(
+            f"docs_per_chunk must be an int of at least 1, got {docs_per_chunk!r}."
+        )
+    if vocabulary is not None:
+        vocabulary = listed_words(vocabulary)
     path = os.path.abspath(path)
     _check_place(path, overwrite)
     if not _are_blocks(blocks):
@@ -132,6 +150,8 @@ def write_corpus(
             with contextlib.suppress(OSError):
                 os.rmdir(path)
         raise
+    if read_header(path).data != data:
+        return  # somebody has replaced it already, and tidies up
     _tidy(path, {HEADER, data})
     _tidy(folder, {n for n in os.listdir(folder) if n.endswith((".npy", ".txt"))})
 
@@ -174,8 +194,6 @@ def _are_blocks(given: Any) -> bool:
 
 
 def _text(vocabulary: Sequence[str]) -> bytes:
-    if not all(isinstance(word, str) for word in vocabulary):
-        raise TypeError("The vocabulary must be a sequence of str.")
     for word in vocabulary:
         if "\n" in word:
             raise ValueError(f"{word!r} has the end of a line in it; leave it out.")

@@ -103,6 +103,8 @@ def as_csr(block: Any) -> sp.csr_array:
         float32 where that is exact.
     """
     given = block if sp.issparse(block) else np.asarray(block)
+    if given.dtype == np.float16:  # which scipy has not
+        given = given.astype(np.float32)
     if given.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {given.ndim}D array instead: counts of words must "
@@ -253,9 +255,12 @@ class DaskSource(Corpus):
             X = X.copy()  # the caller's own is not to be changed
             X.compute_chunk_sizes()
         n_rows, n_words = X.shape
+        if not n_rows:
+            raise ValueError("There are no documents to fit to; check the corpus.")
         if n_entries is None:
             n_entries = n_rows * min(n_words, _ENTRIES)
-        blocks = X.map_blocks(as_csr, dtype=X.dtype, meta=sp.csr_array((0, n_words)))
+        meta = sp.csr_array((0, n_words), dtype=self.dtype)
+        blocks = X.map_blocks(as_csr, dtype=self.dtype, meta=meta)
         return DaskData(blocks, row_nbytes=_ENTRY * n_entries / max(n_rows, 1) + 8)
 
     def cut(self, n_nodes: int) -> list[Sequence[Any]]:
@@ -432,13 +437,24 @@ def _of_path(path: PathLike) -> Corpus:
 
 
 def refuse_texts(X: Any) -> None:
-    """Raise for texts in place of counts."""
+    """Raise for texts in place of counts, and for what is only gone through once."""
+    if hasattr(X, "__next__"):
+        raise TypeError(
+            "Documents are read more than once, which an iterator cannot be; make a "
+            "list of it, or a corpus on disk with dask_em.topics.write_corpus."
+        )
     first = X
-    for _ in range(2):
+    for depth in range(2):
         if isinstance(first, list | tuple):
             first = first[0] if first else None
         elif getattr(first, "ndim", None) == 1:  # an array, or a column of pandas'
             first = next(iter(first), None)
+        if isinstance(first, str) and depth:
+            raise TypeError(
+                "Lists of words are wanted in a list or a Dask bag, got "
+                f"{type(X).__name__} of {type(next(iter(X))).__name__}; pass "
+                "dask_em.topics.TokenSource(documents)."
+            )
         if isinstance(first, str):
             raise TypeError(
                 "Counts of words, or lists of words, are wanted, got texts; split them "

@@ -104,8 +104,12 @@ class TokenSource(Corpus):
                     f"{name} must be an int of at least 1, or a float from 0 to 1, got "
                     f"{limit!r}."
                 )
-        if max_features is not None and max_features < 1:
-            raise ValueError(f"max_features must be at least 1, got {max_features}.")
+        if max_features is not None and not (
+            isinstance(max_features, int | np.integer) and max_features >= 1
+        ):
+            raise ValueError(
+                f"max_features must be an int of at least 1, got {max_features!r}."
+            )
         self.min_df, self.max_df, self.max_features = min_df, max_df, max_features
 
     @property

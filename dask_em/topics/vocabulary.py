@@ -16,6 +16,7 @@ __all__ = [
     "added",
     "checked_documents",
     "chosen_words",
+    "listed_words",
     "ordered_words",
     "shortened",
     "take_census",
@@ -133,16 +134,30 @@ def chosen_words(
     return tuple(words)
 
 
-def ordered_words(vocabulary: Sequence[str] | Mapping[str, int]) -> tuple[str, ...]:
-    """Return the words of a vocabulary in order; raise for what is none."""
+def listed_words(vocabulary: Sequence[str] | Mapping[str, int]) -> tuple[str, ...]:
+    """Return the words of a vocabulary in order, which a set has not."""
     if isinstance(vocabulary, Mapping):
-        words = tuple(sorted(vocabulary, key=vocabulary.__getitem__))
-        if sorted(vocabulary.values()) != list(range(len(words))):
+        numbers = {number: word for word, number in vocabulary.items()}
+        if numbers.keys() != set(range(len(vocabulary))):
             raise ValueError("vocabulary must number its words from 0, without gaps.")
-    else:
+        words = tuple(numbers[k] for k in range(len(numbers)))
+    elif isinstance(vocabulary, Iterable) and not isinstance(
+        vocabulary, str | set | frozenset
+    ):
         words = tuple(vocabulary)
-    if isinstance(vocabulary, str) or not all(isinstance(w, str) for w in words):
+    else:
+        raise TypeError(
+            "vocabulary must be a sequence of words, which are of type str, got "
+            f"{shortened(vocabulary)}."
+        )
+    if not all(isinstance(word, str) for word in words):
         raise TypeError("vocabulary must hold words, which are of type str.")
+    return words
+
+
+def ordered_words(vocabulary: Sequence[str] | Mapping[str, int]) -> tuple[str, ...]:
+    """Return the words of a vocabulary in order; raise for none, or twice the same."""
+    words = listed_words(vocabulary)
     if len(set(words)) != len(words):
         (word, n), *_ = Counter(words).most_common(1)
         raise ValueError(f"vocabulary has {word!r} {n} times; leave it in once.")

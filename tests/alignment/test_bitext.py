@@ -74,7 +74,7 @@ def test_a_line_with_both():
         ({"a", "b"}, "not a set: list its words"),
         (b"a b", r"not bytes: call \.decode\(\)"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_not_a_sentence(sentence, complaint):
     with pytest.raises(TypeError, match=f"a string or a list of strings, {complaint}"):

@@ -119,8 +119,12 @@ def test_labels(fitted):
     codes = ours.transform(field.chunk({"time": 7}))
     assert codes.dims == ("time", "x", "component")
     assert codes.chunks is not None
-    expected = ours.transform(X).reshape(30, 10, K)
-    np.testing.assert_allclose(codes.values, expected, atol=1e-8)
+    expected = ours.transform(X)
+    np.testing.assert_allclose(codes.values, expected.reshape(30, 10, K), atol=1e-8)
+    rows = ours.inverse_transform(codes)
+    assert rows.dims == field.dims
+    expected = expected @ ours.components_
+    np.testing.assert_allclose(rows.values, expected.reshape(field.shape), atol=1e-8)
 
 
 def test_positive():
@@ -257,6 +261,26 @@ def test_a_failed_refit_changes_nothing(fitted):
     assert all(vars(ours)[name] is value for name, value in before.items())
     with pytest.raises(ValueError, match="columns that"):
         ours.inverse_transform(X)
+
+
+def test_the_best_start_is_kept():
+    settings = {"alpha": 0.3, "random_state": 5}  # of which the first ends badly
+    one = DictionaryLearning(K, **settings).fit(X)
+    best = DictionaryLearning(K, n_init=4, **settings).fit(X)
+    assert best.error_[-1] < 0.96 * one.error_[-1]
+    assert best.error_[-1] == pytest.approx(objective(X, best), rel=1e-6)
+
+
+def test_a_fit_goes_on_from_a_checkpoint(tmp_path):
+    with pytest.warns(ConvergenceWarning):
+        begun = DictionaryLearning(K, **SETTINGS | {"max_iter": 5})
+        begun.set_params(checkpoint=tmp_path).fit(X)
+    ours = DictionaryLearning(K, **SETTINGS, resume=tmp_path).fit(X)
+    assert ours.error_[0] == pytest.approx(begun.error_[-1], rel=1e-6)
+    assert ours.error_[-1] == pytest.approx(objective(X, ours), rel=1e-6)
+    ours.partial_fit(X[:20])
+    with pytest.raises(ValueError, match="of another fit"):
+        DictionaryLearning(K, **SETTINGS, resume=tmp_path).fit(X[1:])
 
 
 def test_a_fit_cut_short_says_so():

@@ -188,7 +188,7 @@ def test_imputation_is_the_conditional_expectation():
     z = ours.transform(HOLES)
     np.testing.assert_allclose(z[3], 0, atol=1e-15)
     np.testing.assert_allclose(ours.inverse_transform(z)[0, ~o], known, rtol=1e-9)
-    with pytest.raises(ValueError, match="there are 2 components"):
+    with pytest.raises(ValueError, match="the 2 columns that transform"):
         ours.inverse_transform(np.ones((3, K + 1)))
 
 
@@ -244,6 +244,10 @@ def test_dask_arrays(kind):
         )
     assert known.score(lazy) == pytest.approx(known.score(HOLES))
     rows = known.inverse_transform(known.transform(lazy))
+    whole = known.inverse_transform(da.ones((2, K), dtype=int))  # are no whole numbers
+    np.testing.assert_allclose(whole, known.inverse_transform(np.ones((2, K))))
+    with pytest.raises(ValueError, match="Expected 2D array"):
+        known.inverse_transform(da.ones(K))
     assert isinstance(rows, da.Array)
     assert rows.shape == (N, D)
 

@@ -100,6 +100,12 @@ def test_what_is_no_count(fitted):
             use(["the cat sat", "the mat"])
         with pytest.raises(FileNotFoundError, match="path of a corpus"):
             use("the cat sat")
+        with pytest.raises(TypeError, match="a list of it, or a corpus on disk"):
+            use(iter([["the", "cat"]]))
+        with pytest.raises(TypeError, match=r"list of ndarray; pass .*TokenSource"):
+            use([np.array(["the", "cat"])])
+    with pytest.raises(ValueError, match="There are no documents"):
+        lda(inference="map").fit(da.zeros((0, N_WORDS)))
     texts = dask_bag.from_sequence(["the cat sat"])
     with pytest.raises(TypeError, match="must be lists of words, got the text"):
         lda().fit(texts)
@@ -183,6 +189,10 @@ def test_words_have_names(fitted):
     ]
     columns = dict(zip(reversed(words), reversed(range(N_WORDS)), strict=True))
     assert fitted.top_words(2, columns) == fitted.top_words(2, words)
+    series = pd.Series(words, index=range(5, 5 + N_WORDS))
+    assert fitted.top_words(2, series) == fitted.top_words(2, words)
+    with pytest.raises(TypeError, match="a set of words has no order; pass a list"):
+        fitted.top_words(2, set(words))
     with pytest.raises(ValueError, match="vocabulary has 2 words"):
         fitted.top_words(2, ["a", "b"])
     with pytest.raises(ValueError, match=r"0 to 29; pass get_feature_names_out\(\)"):

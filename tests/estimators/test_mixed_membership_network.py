@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import (
 )
 
 from dask_em.estimators.mixed_membership_network import MixedMembershipNetwork
-from dask_em.networks import Edges
+from dask_em.networks import Edges, Network
 
 N, K = 90, 3
 GROUP = np.arange(N) % K
@@ -169,6 +169,17 @@ def test_expected_links(fitted, directed):
     assert directed.score_links(everything, D.ravel() > 0) == pytest.approx(auc)
 
 
+def test_names_of_any_kind():
+    ring = [0, "a", (1, 2), (1, 3)]  # are no array, and no pairs of numbers
+    nodes = np.empty(4, object)
+    nodes[:] = ring
+    A = np.roll(np.eye(4), 1, axis=0)
+    model = network(2).fit(Network(sp.csr_array(A + A.T), nodes=nodes))
+    found = model.expected_links([*zip(ring, ring[1:], strict=False)])
+    theta = model.affinities_
+    np.testing.assert_allclose(found, np.sum(theta[:-1] * theta[1:], axis=1))
+
+
 def test_new_nodes_with_the_links_of_old_ones_have_their_shares(fitted, directed):
     # the best shares of a node, given all others, are those that EM ends with
     found = fitted.transform(A)
@@ -181,6 +192,7 @@ def test_new_nodes_with_the_links_of_old_ones_have_their_shares(fitted, directed
         there = fitted.transform(X)
         assert there.chunks == ((40, 40, 10), (K,))
         np.testing.assert_allclose(there.compute(), found, rtol=1e-12)
+    np.testing.assert_allclose(fitted.transform(sp.coo_array(A)), found, rtol=1e-12)
     labels = fitted.predict(sp.csr_matrix(A[3:]))
     np.testing.assert_array_equal(labels, found[3:].argmax(axis=1))
     np.testing.assert_allclose(fitted.transform(np.zeros((1, N))), 1 / K)
@@ -289,6 +301,8 @@ def test_checkpoint(tmp_path):
     model = network(n_init=1, checkpoint=tmp_path, resume=True).fit(A)
     assert model.result_.resumed_from is not None
     assert model.converged_
+    with pytest.raises(ValueError, match="of another fit"):
+        network(n_init=1, checkpoint=tmp_path, resume=True).fit(A[::-1, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -301,6 +315,8 @@ def test_checkpoint(tmp_path):
         ({"smoothing": "some"}, TypeError, "smoothing must be"),
         ({"n_init": 0}, ValueError, "n_init"),
         ({"tol": -1}, ValueError, "tol"),
+        ({"tol": None}, TypeError, "tol must be a number"),
+        ({"verbose_interval": 0}, ValueError, "verbose_interval"),
     ],
 )
 def test_parameters_that_make_no_sense(settings, error, message):
@@ -329,5 +345,9 @@ def test_mistakes(fitted):
         fitted.expected_links([(0, 90)])
     with pytest.raises(ValueError, match="other nodes than the 90 of the fit"):
         fitted.score(A[1:, 1:])
-    with pytest.raises(ValueError, match="no link"):
+    with pytest.raises(ValueError, match="nodes has a link"):
         fitted.score(0 * A)
+    for lazy in (False, True):
+        for bad, message in ((-A, "negative"), (A * np.nan, "NaN"), (D, "transpose")):
+            with pytest.raises(ValueError, match=message):
+                fitted.score(da.from_array(bad, chunks=(40, N)) if lazy else bad)

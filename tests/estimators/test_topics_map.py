@@ -24,7 +24,7 @@ from dask_em.models.topics import transform
 from dask_em.models.topics.coherence import WordsTogether, coherence
 from dask_em.models.topics.count import CountTopicModel
 from dask_em.schedules import BoundedStaleness, ExtraUpdates
-from dask_em.topics import write_corpus, write_docword
+from dask_em.topics import SparseSource, TokenSource, write_corpus, write_docword
 from dask_em.topologies import Rotation
 from dask_em.transports import Futures, Simulated
 
@@ -346,6 +346,16 @@ def test_words_and_documents_that_say_nothing():
     theta = words.transform([["w01", "w02", "new"], ["new"], []])
     np.testing.assert_allclose(theta, words.transform([["w01", "w02"], [], []]))
     np.testing.assert_allclose(theta[1:], 1 / 3)
+    np.testing.assert_allclose(words.transform([[], []]), 1 / 3)
+    other = TokenSource(tokens_of(COUNTS), vocabulary=words.vocabulary_[::-1])
+    with pytest.raises(ValueError, match="other words than LatentDirichletAllocation"):
+        words.transform(other)
+
+
+def test_priors_that_outweigh_the_words():
+    found = lda(doc_topic_prior=1e6).fit(COUNTS)
+    assert found.bound_ == np.inf
+    np.testing.assert_allclose(found.transform(COUNTS), 1 / 3, rtol=1e-3)
 
 
 def test_coherence_by_brute_force(fitted):
@@ -374,6 +384,8 @@ def test_coherence_by_brute_force(fitted):
     pairs = counted[:-1].reshape(N_WORDS, N_WORDS)
     assert coherence(pairs, counted[-1], top, "npmi")[0] == -1
     assert np.isnan(coherence(pairs, counted[-1], top, "u_mass")[1])
+    nothing = SparseSource(sp.csr_array((0, N_WORDS)))
+    assert np.isnan(fitted.coherence(nothing, n)).all()
     with pytest.raises(ValueError, match="n must be an integer of at least 2"):
         fitted.coherence(NEW, n=1)
     with pytest.raises(ValueError, match="measure must be 'u_mass' or 'npmi', got 'c"):

@@ -521,7 +521,7 @@ BAD = [
     ("1", {"reverse": "yes"}, "reverse must be True or False, got 'yes'"),
     ("1", {"shards": "many"}, "shards must be 'auto' or an integer, got 'many'"),
     ("1", {"shards": 0}, "shards must be"),
-    ("1", {"transport": "simulated"}, "transport must be 'auto', 'local'"),
+    ("1", {"transport": "pigeons"}, "transport must be 'auto', 'local'"),
     ("1", {"transport": "pigeons"}, "transport must be"),
     ("1", {"topology": "ring"}, "topology must be one of"),
     ("1", {"gather": "maybe"}, "gather must be"),

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from scipy.special import digamma, xlogy
 
 from dask_em import Block, fit_em
-from dask_em.models.topics import count_step
+from dask_em.models.topics import count_step, stochastic
 from dask_em.models.topics.count import CountTopicModel
 from dask_em.models.topics.count_peers import PeerCountTopicModel
 from dask_em.models.topics.stochastic import StochasticTopicModel
@@ -366,6 +366,18 @@ def test_bound_of_drawn_topics_is_the_joint():
     expected = ((doc + 0.2) * np.log(theta)).sum() + ((words + 0.1) * np.log(phi)).sum()
     np.testing.assert_allclose(model.lower_bound(params, stats), expected, rtol=1e-12)
     assert model.gain(params, stats.scale(-1.0)) == 0
+
+
+def test_words_that_are_more_than_single_precision_counts(monkeypatch):
+    monkeypatch.setattr(stochastic, "BURN_IN", 0)  # it takes time
+    X = np.array([[2.0**24 + 6, 1], [0, 3]])
+    model = StochasticTopicModel(1)
+    params = begin(model, X)
+    docs = model.prepare(Block(X), model.survey(Block(X)))
+    stats, _ = model.e_step(params, docs)
+    np.testing.assert_array_equal(stats.table.dense()[:, 0], X.sum(axis=0))
+    with pytest.raises(ValueError, match=r"2\.15e\+09 tokens, too many to draw"):
+        model.survey(Block(sp.csr_array([[2.0**30] * 2])))
 
 
 def test_what_cannot_be_fitted():

@@ -71,6 +71,18 @@ def test_files(tmp_path, separator):
     assert_is(as_network(str(packed), directed=True), counted(True))
 
 
+def test_names_in_files(tmp_path):
+    path = tmp_path / "edges"
+    path.write_bytes(b'\xef\xbb\xbf"ann b",cy\ncy, dan\n')
+    assert read_edges(path).nodes.tolist() == ["ann b", "cy", "dan"]
+    for names in (["10", "1_0"], ["1", "9" * 20]):  # one is 10 to int, one too large
+        path.write_text(" ".join(names))
+        assert read_edges(path).nodes.tolist() == names
+    path.write_bytes(b"\xe9 a\n")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read_edges(path)
+
+
 def test_numbers_in_files_are_nodes_in_their_order(tmp_path):
     path = tmp_path / "edges.txt"
     path.write_text("10 9\n9 100\n")
@@ -166,6 +178,7 @@ def test_a_network_stays_what_it_is():
         ("1 2 one\n1 2 two\n", "not all numbers"),
         ("1 2 nan\n", "NaN or infinite"),
         ("1 2 -1\n", "must not be negative"),
+        ("a,,2\nb,c,1\n", "Line 1 of .* lacks a field"),
     ],
 )
 def test_mistakes_in_files(tmp_path, text, message):
@@ -186,6 +199,9 @@ def test_mistakes_in_files(tmp_path, text, message):
         (np.full((4, 2), np.nan), ValueError, "whole numbers or texts"),
         (np.full((4, 3), -1.0), ValueError, "must not be negative"),
         (np.empty((0, 2)), ValueError, "no edges"),
+        ([], ValueError, "no nodes or edges"),
+        ({(1, 2)}, TypeError, "not a set; pass a list"),
+        (np.full((4, 2), 2.0**60), ValueError, "pass them as integers"),
         (np.array([["a", 1], [None, "b"], ["a", "b"]], object), TypeError, "sorted"),
         (da.ones((4, 4), chunks=(4, 2)), ValueError, "chunked along columns"),
         (da.ones((4, 5), chunks=(2, 5)), ValueError, "must be square"),

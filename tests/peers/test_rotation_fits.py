@@ -353,7 +353,7 @@ def test_checkpoint(tmp_path: Any) -> None:
         ({"transport": Simulated(2, loss=0.1)}, "for fits with a manager only"),
         ({"model": LexiconModel()}, "LexiconModel exchanges statistics, and Rotation"),
     ],
-    ids=str,
+    ids=["topology", "lossy", "model"],
 )
 def test_bad_arguments(settings: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint) as caught:

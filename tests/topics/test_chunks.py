@@ -21,6 +21,7 @@ from dask_em.topics import (
     DocwordSource,
     as_corpus,
     chunk_writer,
+    corpus_directory,
     docword,
     lazy,
     read_corpus,
@@ -259,6 +260,19 @@ def test_a_corpus_is_replaced_by_a_whole_one_alone(path):
     assert not (path / "x").exists()
 
 
+def test_two_write_at_once(path, monkeypatch):
+    replace, first = corpus_directory._replace, [True]
+
+    def replaced(*given):
+        replace(*given)
+        if first.pop() if first else False:
+            write_corpus(path, counts(seed=1), overwrite=True)
+
+    monkeypatch.setattr(corpus_directory, "_replace", replaced)
+    write_corpus(path, counts())
+    assert_array_equal(read_corpus(path).toarray(), counts(seed=1))
+
+
 def test_what_is_there_already(path):
     path.mkdir()
     (path / "thesis.txt").touch()
@@ -267,6 +281,8 @@ def test_what_is_there_already(path):
             write_corpus(path, counts(), overwrite=overwrite)
     with pytest.raises(FileExistsError, match="other things"):
         write_corpus(path / "thesis.txt", counts())
+    with pytest.raises(ValueError, match="docs_per_chunk must be an int of at least 1"):
+        write_corpus(path / "x", counts(), docs_per_chunk=2.5)
     shutil.rmtree(path)
     (path / "data-0123456789ab").mkdir(parents=True)
     (path / "corpus.json.0123456789ab").touch()
@@ -283,8 +299,12 @@ def test_vocabularies(path):
     ):
         with pytest.raises(ValueError, match=message):
             write_corpus(path, [[1, 0]], vocabulary=words)
-    with pytest.raises(TypeError, match="sequence of str"):
-        write_corpus(path, [[1, 0]], vocabulary=[1, 2])
+    for words in ([1, 2], {"tea", "time"}, "ab"):  # a set has no order
+        with pytest.raises(TypeError, match="of type str"):
+            write_corpus(path, [[1, 0]], vocabulary=words)
+    numbered = written(path / "numbered", [[1, 0]], vocabulary={"time": 1, "tea": 0})
+    assert numbered.vocabulary_ == ["tea", "time"]
+    shutil.rmtree(path)
     odd = ["a b", "\u2028\r"]
     source = written(path, [[1, 0]], vocabulary=odd)
     assert source.vocabulary_ == odd
@@ -301,7 +321,8 @@ def test_damage_is_noticed(path, array):
     intact = file.read_bytes()
     flipped = intact[:-1] + bytes([intact[-1] ^ 1])
     (loader,) = source.cut(1)[0]
-    for damaged in (flipped, intact[:-1], intact[:50], b"", b"text" + intact):
+    open_end = intact.replace(b"}", b"{", 1)  # of the header
+    for damaged in (flipped, intact[:-1], intact[:50], b"", b"text" + intact, open_end):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"000000\.\*\.npy are damaged"):
             loader.load()

@@ -202,6 +202,9 @@ def test_counts_are_left_alone():
     np.testing.assert_array_equal(found.toarray(), [[0, 1, 0], [0, 0, 5]])
     assert as_csr([[2**24 + 1]]).dtype == np.float64
     assert np.shares_memory(as_csr(found).data, found.data)
+    half = np.ones((1, 2), np.float16)  # which scipy has not
+    assert as_csr(half).dtype == np.float32
+    assert DaskSource(da.from_array(half)).data().n_rows == 1
 
 
 @pytest.mark.data

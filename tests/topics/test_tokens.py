@@ -167,10 +167,14 @@ def test_mistakes():
         (ValueError, "no words", {"vocabulary": []}),
         (TypeError, "of type str", {"vocabulary": [1]}),
         (TypeError, "of type str", {"vocabulary": "tea"}),
+        (TypeError, "of type str", {"vocabulary": {"tea"}}),  # in which order?
+        (TypeError, "of type str", {"vocabulary": 5}),
+        (ValueError, "without gaps", {"vocabulary": {"tea": "0"}}),
         (ValueError, "min_df must be", {"min_df": 1.5}),
         (ValueError, "min_df must be", {"min_df": 0}),
         (ValueError, "max_df must be", {"max_df": "all"}),
         (ValueError, "max_features must be", {"max_features": 0}),
+        (ValueError, "max_features must be", {"max_features": 0.5}),
     ):
         with pytest.raises(error, match=words):
             TokenSource(docs, **settings)

@@ -21,6 +21,9 @@ __all__ = ["StochasticTopicModel", "Tallies", "Tokens", "Topics"]
 
 #: Draws of the tokens of documents whose topics are unknown, before their E-step.
 BURN_IN = 4
+#: Tokens that a document must not have, and whole numbers up to which single precision
+#: can count.
+_LONGEST, _EXACT = 2**31, 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Tokens:
         Numbers of tokens in the documents before each one.
     n_words : int
         Size of the vocabulary.
+    most : float
+        Tokens of the most frequent word.
     key : int
         Tells these documents from others.
     """
@@ -47,6 +52,7 @@ class Tokens:
     counts: NDArray[np.int32]
     ends: NDArray[np.int64]
     n_words: int
+    most: float
     key: int
 
     @classmethod
@@ -70,6 +76,7 @@ class Tokens:
             columns.data.astype(np.int32),
             ends,
             given.n_words,
+            float(given.totals.max(initial=0.0)),
             zlib.crc32(given.indptr.tobytes(), zlib.crc32(given.indices.tobytes())),
         )
 
@@ -174,8 +181,8 @@ class StochasticTopicModel(CountTopicModel):
         Raises
         ------
         ValueError
-            If a count is negative, not finite or not a whole number, or documents have
-            weights.
+            If a count is negative, not finite or not a whole number, a document has too
+            many tokens, or documents have weights.
         """
         found = super().survey(block)
         data = block.X.data if sp.issparse(block.X) else np.asarray(block.X)
@@ -183,6 +190,12 @@ class StochasticTopicModel(CountTopicModel):
             raise ValueError(
                 f"Counts of words passed to {self.name} must be whole numbers for "
                 "topics to be drawn, not weights such as tf-idf; use EM without draws."
+            )
+        longest = np.max(block.X.sum(axis=1), initial=0.0)
+        if longest >= _LONGEST:
+            raise ValueError(
+                f"A document passed to {self.name} has {longest:.3g} tokens, too many "
+                "to draw the topic of each; use EM without draws."
             )
         return found
 
@@ -194,7 +207,8 @@ class StochasticTopicModel(CountTopicModel):
         self, params: Topics, prepared: Tokens, local: Any = None
     ) -> tuple[TopicStatistics, Tallies]:
         """Return drawn counts of words in topics, and those of documents."""
-        rows = np.zeros((len(prepared.words), self.n_topics), np.float32)
+        dtype = np.float32 if prepared.most <= _EXACT else np.float64
+        rows = np.zeros((len(prepared.words), self.n_topics), dtype)
         state = local
         if state is None:
             state = Tallies.none(len(prepared.ends) - 1)
@@ -219,7 +233,7 @@ class StochasticTopicModel(CountTopicModel):
         tokens: Tokens,
         state: Tallies,
         a: Array,
-        rows: NDArray[np.float32],
+        rows: NDArray[Any],
     ) -> Tallies:
         """Draw all tokens' topics, and add up those of words in `rows`."""
         weights, b = np.empty(self.n_topics), float(self.b)
