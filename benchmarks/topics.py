@@ -165,10 +165,9 @@ def gensims(corpus: Corpus, n_topics: int) -> Iterator[np.ndarray]:
 def tomotopys(corpus: Corpus, n_topics: int) -> Iterator[np.ndarray]:
     import tomotopy as tp
 
-    lda = tp.LDAModel(k=n_topics, alpha=0.1, eta=0.1, seed=1)
+    lda = tp.LDAModel(k=n_topics, alpha=0.1, eta=0.1, seed=1)  # best of four settings
     for document in lists(corpus):
         lda.add_doc([str(w) for w, n in document for _ in range(n)])
-    lda.optim_interval = 0
     lda.train(0)
     columns = np.array([int(w) for w in lda.used_vocabs])
     while True:

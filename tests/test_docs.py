@@ -30,7 +30,7 @@ GIVEN = {
     "docs/faults.md": FITTED + "import dask.array as da\nD = da.from_array(X)\n",
 }
 #: Pages whose kind the README and the others stand for when time is short.
-SLOW = {"docs/quickstart.md", "docs/mixtures_of_experts.md"}
+SLOW = {"docs/quickstart.md", "docs/mixed_models.md", "docs/mixtures_of_experts.md"}
 
 
 def pages():

@@ -77,7 +77,9 @@ def check_settings(learner: Any) -> None:
         ("transform_alpha", learner.transform_alpha),
     ):
         left_out = value is None and name == "transform_alpha"
-        if not left_out and not (isinstance(value, Real) and 0 <= value < np.inf):
+        if not left_out and not (
+            isinstance(value, Real) and 0 <= float(value) < np.inf
+        ):
             raise ValueError(f"{name} must be a number of at least 0, got {value!r}.")
     if learner.transform_algorithm not in _ALGORITHMS:
         raise ValueError(

@@ -390,6 +390,11 @@ def _array_of_frame(X: Any, *, lengths: bool) -> Any:
             f"X must be numeric, but the columns {strange} are not; encode or drop "
             "them."
         )
+    nullable = [
+        name for name, dtype in X.dtypes.items() if not isinstance(dtype, np.dtype)
+    ]
+    if nullable:  # of which NA is no number
+        X = X.astype(dict.fromkeys(nullable, np.float64))
     array = array_of_frame(X) if lengths else X.to_dask_array()
     return array if array.dtype.kind in "fiub" else array.astype(np.float64)
 

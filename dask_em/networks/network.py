@@ -127,8 +127,8 @@ def as_network(X: Any, *, directed: bool = False) -> Network:
         * a graph of networkx;
         * a `Network`.
 
-        An array that is square is a matrix; where that is wrong, for just two or
-        three edges, pass `Edges`.
+        An array of numbers that is square is a matrix; where that is wrong, for just
+        two or three edges, pass `Edges`.
     directed : bool, default=False
         If not, a matrix must be symmetric, and each edge of a list is a link in both
         directions.

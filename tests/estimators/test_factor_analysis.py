@@ -272,6 +272,12 @@ def test_data_frames():
     assert ours.transform(frame).columns.tolist() == ["ppca0", "ppca1"]
     with pytest.raises(ValueError, match="same order"):
         ours.impute(frame[list("bacdefg")])
+    dd = pytest.importorskip("dask.dataframe")
+    lazy = dd.from_pandas(frame.convert_dtypes(), npartitions=2)  # with NA for NaN
+    again = PPCA(K).fit(lazy)
+    np.testing.assert_allclose(again.mean_, ours.mean_)
+    rows = again.inverse_transform(dd.from_pandas(frame[["a", "b"]] * 0 + 1, 2))
+    assert rows.shape[1] == D
 
 
 @pytest.mark.parametrize("chunked", [False, True])

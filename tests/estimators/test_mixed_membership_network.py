@@ -1,6 +1,7 @@
 """Communities of made-up and of real networks, and what they say of links."""
 
 import asyncio
+import itertools
 import os
 import pickle
 from pathlib import Path
@@ -174,8 +175,12 @@ def test_names_of_any_kind():
     nodes = np.empty(4, object)
     nodes[:] = ring
     A = np.roll(np.eye(4), 1, axis=0)
-    model = network(2).fit(Network(sp.csr_array(A + A.T), nodes=nodes))
-    found = model.expected_links([*zip(ring, ring[1:], strict=False)])
+    model = (
+        network()
+        .set_params(n_components=2)
+        .fit(Network(sp.csr_array(A + A.T), nodes=nodes))
+    )
+    found = model.expected_links([*itertools.pairwise(ring)])
     theta = model.affinities_
     np.testing.assert_allclose(found, np.sum(theta[:-1] * theta[1:], axis=1))
 

@@ -49,15 +49,15 @@ def made(name, reml, algorithm="px_ecme"):
 @pytest.mark.parametrize(
     ("name", "reml"),
     [
-        ("slopes", True),
-        *(
-            pytest.param(
-                name, reml, marks=pytest.mark.soak if reml else pytest.mark.slow
-            )
-            for name in TERMS
-            for reml in (False, True)
-            if (name, reml) != ("slopes", True)
-        ),
+        pytest.param(
+            name,
+            reml,
+            marks=pytest.mark.slow
+            if (name, reml) == ("slopes", True)
+            else (pytest.mark.soak),
+        )
+        for name in TERMS
+        for reml in (False, True)
     ],
 )
 def test_the_model_whose_statistics_mix(name, reml):
